@@ -1,0 +1,92 @@
+"""localq: background tasks on one machine, with no broker to install.
+
+The road of a message, and where to read about each part of it::
+
+    actor        an actor makes a message ...
+    message      ... which is data,
+    broker       and sends it through the hooks of its middleware
+    store        into the store, from which
+    worker       a worker claims it;
+    execution    that runs its actor and all hooks around it,
+    store        and writes what became of it, in one transaction.
+    processes    Pools of worker processes, from the command line (cli) or in a `with` block.
+    results      What actors returned.
+    composition  Pipelines and groups.
+    middleware   What is decided around a message, one file each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import actor as _actor_module
+from . import broker, encoder, errors, message, middleware, results, worker
+from .actor import Actor, actor
+from .broker import Broker, MessageProxy, get_broker, set_broker
+from .brokers import connect
+from .composition import group, pipeline
+from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder
+from .errors import (
+    ActorNotFound,
+    BrokerConnectionError,
+    BrokerError,
+    ConnectionClosed,
+    ConnectionFailed,
+    DecodeError,
+    DramatiqError,
+    EncodeError,
+    LocalqError,
+    PoolError,
+    QueueJoinTimeout,
+    QueueNotFound,
+    RateLimitExceeded,
+    Retry,
+    StoreError,
+    WorkerCrashed,
+)
+from .logging import get_logger
+from .message import Message, get_encoder, set_encoder
+from .middleware import Middleware
+from .worker import Worker
+from .worker_thread import WorkerThread
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Actor",
+    "ActorNotFound",
+    "Broker",
+    "BrokerConnectionError",
+    "BrokerError",
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "DecodeError",
+    "DramatiqError",
+    "EncodeError",
+    "Encoder",
+    "JSONEncoder",
+    "LocalqError",
+    "Message",
+    "MessageProxy",
+    "Middleware",
+    "MsgpackEncoder",
+    "PickleEncoder",
+    "PoolError",
+    "QueueJoinTimeout",
+    "QueueNotFound",
+    "RateLimitExceeded",
+    "Retry",
+    "StoreError",
+    "Worker",
+    "WorkerCrashed",
+    "WorkerThread",
+    "actor",
+    "connect",
+    "get_broker",
+    "get_encoder",
+    "get_logger",
+    "group",
+    "pipeline",
+    "set_broker",
+    "set_encoder",
+]

@@ -1,0 +1,248 @@
+"""Actors: functions that can be sent messages."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from .broker import Broker, get_broker
+from .logging import get_logger
+from .message import Message
+from .names import check_queue_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+else:
+    from typing import ParamSpec
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
+
+
+class Actor(Generic[P, R]):
+    """A function together with the queue, the name and the options by which messages reach it.
+
+    Calling it runs the function here and now; `send` has a worker run it.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R | Awaitable[R]],
+        *,
+        broker: Broker,
+        actor_name: str,
+        queue_name: str,
+        priority: int,
+        options: dict[str, Any],
+    ) -> None:
+        module = fn.__module__ if getattr(fn, "__module__", None) else "_"
+        self.logger = get_logger(module, actor_name)
+        self.fn = fn
+        self.broker = broker
+        self.actor_name = actor_name
+        self.queue_name = queue_name
+        self.priority = priority
+        self.options = options
+        self.broker.declare_actor(self)
+
+    def move_to(self, broker: Broker) -> None:
+        """Belong to another broker from now on.
+
+        Raises:
+          ValueError: as at declaration.
+        """
+        check_options(broker, self.actor_name, self.options)
+        self.broker = broker
+        broker.declare_actor(self)
+
+    def message(self, *args: P.args, **kwargs: P.kwargs) -> Message[R]:
+        """A message for this actor, not sent."""
+        return self.message_with_options(args=args, kwargs=kwargs)
+
+    def message_with_options(
+        self, *, args: tuple[Any, ...] | list[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Message[R]:
+        """A message for this actor, not sent, with options that its middleware reads.
+
+        Raises:
+          TypeError: a callback option is neither an actor nor a name nor None.
+        """
+        for name in CALLBACK_OPTIONS:
+            if name in options:
+                options[name] = callback_name(name, options[name])
+        return Message(
+            queue_name=self.queue_name,
+            actor_name=self.actor_name,
+            args=tuple(args),
+            kwargs=kwargs or {},
+            options=options,
+        )
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> Message[R]:
+        """Have a worker run the actor with these arguments; returns when the message is stored.
+
+        Raises:
+          EncodeError: an argument cannot be encoded; the text says where it stands.
+          StoreError: the message could not be stored.
+        """
+        return self.broker.enqueue(self.message_with_options(args=args, kwargs=kwargs))
+
+    def send_with_options(
+        self,
+        *,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        delay: int | timedelta | None = None,
+        **options: Any,
+    ) -> Message[R]:
+        """As `send`, with options that middleware reads.
+
+        Parameters:
+          args, kwargs: what the actor is called with.
+          delay: milliseconds, or a timedelta, before which it does not run.
+          options: for example ``priority`` (lower runs first), ``max_retries``, ``time_limit``.
+        """
+        if isinstance(delay, timedelta):
+            delay = round(delay.total_seconds() * 1000)
+        message: Message[R] = self.message_with_options(args=args, kwargs=kwargs, **options)
+        return self.broker.enqueue(message, delay=delay)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, and return what it returns."""
+        self.logger.debug("Received args=%r kwargs=%r.", args, kwargs)
+        started = time.perf_counter()
+        try:
+            return cast("R", self.fn(*args, **kwargs))
+        finally:
+            self.logger.debug("Completed after %.02fms.", (time.perf_counter() - started) * 1000)
+
+    def __repr__(self) -> str:
+        return f"Actor({self.fn!r}, queue_name={self.queue_name!r}, actor_name={self.actor_name!r})"
+
+    def __str__(self) -> str:
+        return f"Actor({self.actor_name})"
+
+
+@overload
+def actor(fn: Callable[P, Awaitable[R]], **kwargs: Any) -> Actor[P, R]: ...
+@overload
+def actor(fn: Callable[P, R], **kwargs: Any) -> Actor[P, R]: ...
+@overload
+def actor(
+    fn: None = None,
+    *,
+    actor_class: Callable[..., Any] = Actor,
+    actor_name: str | None = None,
+    queue_name: str = "default",
+    priority: int = 0,
+    broker: Broker | None = None,
+    **options: Any,
+) -> ActorDecorator: ...
+
+
+def actor(
+    fn: Callable[..., Any] | None = None,
+    *,
+    actor_class: Callable[..., Any] = Actor,
+    actor_name: str | None = None,
+    queue_name: str = "default",
+    priority: int = 0,
+    broker: Broker | None = None,
+    **options: Any,
+) -> Any:
+    """Declare a function as an actor: ``@actor``, or ``@actor(...)`` with options.
+
+    Parameters:
+      fn: the function.
+      actor_class: what to make of it.
+      actor_name: by default the function's name.
+      queue_name: where its messages go.
+      priority: lower numbers run first.
+      broker: by default the global one.
+      options: what the broker's middleware knows, such as ``max_retries`` or ``time_limit`` (ms).
+
+    Raises:
+      ValueError: a name that is no queue's, an actor of that name that is there already, or an
+        option that no middleware knows.
+    """
+
+    def declare(function: Callable[..., Any]) -> Any:
+        name = actor_name or function.__name__
+        chosen = broker or get_broker()
+        if name in chosen.actors:
+            raise ValueError(f"An actor named {name!r} is already registered.")
+        check_queue_name(queue_name)
+        for option in CALLBACK_OPTIONS:
+            if option in options:
+                options[option] = callback_name(option, options[option])
+        check_options(chosen, name, options)
+        return actor_class(
+            function,
+            actor_name=name,
+            queue_name=queue_name,
+            priority=priority,
+            broker=chosen,
+            options=options,
+        )
+
+    return declare if fn is None else declare(fn)
+
+
+class ActorDecorator:
+    """What ``actor(...)`` without a function gives; for type checkers."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[R]]) -> Actor[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> Actor[P, R]: ...
+    def __call__(self, fn: Any) -> Any:
+        raise NotImplementedError
+
+
+def check_options(broker: Broker, actor_name: str, options: dict[str, Any]) -> None:
+    """Refuse options of an actor that no middleware of its broker knows.
+
+    Raises:
+      ValueError: it names them, and what may have been meant.
+    """
+    unknown = sorted(options.keys() - broker.actor_options)
+    if not unknown:
+        return
+    hints = [
+        f"{name!r}" + (f" (did you mean {close[0]!r}?)" if (close := get_close_matches(name, broker.actor_options)) else "")
+        for name in unknown
+    ]
+    raise ValueError(
+        f"the actor {actor_name!r} has options that no middleware of its broker knows: {', '.join(hints)}; "
+        "correct them, or add the middleware that they belong to before the actor is declared"
+    )
+
+
+def callback_name(option: str, callback: Any) -> str | None:
+    """The name of the actor that a callback option means.
+
+    Raises:
+      TypeError: it is neither an actor nor a name nor None.
+    """
+    if callback is None or isinstance(callback, str):
+        return callback
+    name = getattr(callback, "actor_name", None)
+    if isinstance(name, str):
+        return name
+    raise TypeError(f"{option} is an actor, its name or None, not {callback!r}")
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))

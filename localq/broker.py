@@ -1,0 +1,454 @@
+"""The broker: what actors are declared on, and what puts their messages into a store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import current
+from .clock import Deadline, clock
+from .errors import ActorNotFound, BrokerError, MiddlewareError, QueueJoinTimeout
+from .location import Location, default_location
+from .logging import get_logger
+from .message import WIRE_VERSION, Message, get_encoder
+from .middleware import Middleware, default_middleware
+from .names import check_queue_name, dq_name, q_name
+from .results import ResultBackend, Results
+from .store import Record, Selection, Store, open_store
+from .store.base import DELAYED, RUNNING, WAITING
+
+if TYPE_CHECKING:
+    from .actor import Actor
+
+global_broker: Broker | None = None
+"""The broker of actors that name none. None: `get_broker` makes the default one."""
+
+
+def get_broker() -> Broker:
+    """The global broker; made on demand, without touching the disk, if none was set.
+
+    The default one keeps everything in one SQLite file of the project's own (or in what
+    ``LOCALQ_URL`` names), results included.
+    """
+    global global_broker
+    if global_broker is None:
+        global_broker = make_default_broker()
+        global_broker.is_default = True
+    return global_broker
+
+
+make_default_broker: Callable[[], Broker]
+"""Makes the broker of those who set none; `localq.brokers` puts its function here."""
+
+
+def set_broker(broker: Broker) -> None:
+    """Make it the global broker.
+
+    Actors that were declared while none was set, and have not been used, move to it.
+
+    Raises:
+      ValueError: an actor of that name is on it already, or one has options that no middleware
+        of it knows.
+    """
+    global global_broker
+    previous, global_broker = global_broker, broker
+    if previous is None or previous is broker or not previous.is_default or previous.is_open:
+        return
+    for actor in list(previous.actors.values()):
+        actor.move_to(broker)
+    previous.actors.clear()
+
+
+current.get_broker = get_broker
+
+
+class Broker:
+    """Sends messages to a store, and holds the actors and the middleware that belong to them.
+
+    Parameters:
+      middleware: instances; None for fresh ones of ``default_middleware``, an empty list for none.
+      url: the store; None for the default one. It is opened when it is first needed.
+    """
+
+    def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.actors: dict[str, Actor[Any, Any]] = {}
+        self.queues: dict[str, Any] = {}
+        self.delay_queues: set[str] = set()
+        self.actor_options: set[str] = set()
+        self.middleware: list[Middleware] = []
+        self.is_default = False
+        """Whether `get_broker` made it, since nobody set one."""
+        self.url = url
+        self._store: Store | None = None
+        self._hooks: dict[str, list[Callable[..., Any]]] = {}
+        self._hooks_of: list[Middleware] = []
+        if middleware is None:
+            middleware = [make() for make in default_middleware]
+        for one in middleware:
+            self.add_middleware(one)
+
+    # -- the store
+
+    @property
+    def location(self) -> Location:
+        """Where the store is, and why there."""
+        return default_location() if self.url is None else Location(self.url, "the broker was given it")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store has been used."""
+        return self._store is not None
+
+    @property
+    def store(self) -> Store:
+        """The store, opened if need be.
+
+        Raises:
+          StoreError: it cannot be used; the text says why.
+        """
+        if self._store is None:
+            location = self.location
+            if location.folder:
+                _make_folder(location.folder)
+            self._store = open_store(location.url)
+        return self._store
+
+    # -- middleware
+
+    def hooks(self, name: str) -> list[Callable[..., Any]]:
+        """The hooks of that name that some middleware really has, in the order of the middleware."""
+        if self._hooks_of != self.middleware:
+            self._hooks_of = list(self.middleware)
+            self._hooks = {}
+        hooks = self._hooks.get(name)
+        if hooks is None:
+            hooks = [getattr(one, name) for one in self.middleware if _overrides(one, name)]
+            self._hooks[name] = hooks
+        return hooks
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Run all ``before_SIGNAL`` hooks in order.
+
+        Raises:
+          MiddlewareError: a hook raised it. Whatever else a hook raises is logged as critical.
+        """
+        for hook in self.hooks(f"before_{signal}"):
+            try:
+                hook(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self.logger.critical("Unexpected failure in before_%s of %r.", signal, hook, exc_info=True)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Run all ``after_SIGNAL`` hooks in reverse order; what they raise is logged as critical."""
+        for hook in reversed(self.hooks(f"after_{signal}")):
+            try:
+                hook(self, *args, **kwargs)
+            except Exception:
+                self.logger.critical("Unexpected failure in after_%s of %r.", signal, hook, exc_info=True)
+
+    def add_middleware(
+        self,
+        middleware: Middleware,
+        *,
+        before: type[Middleware] | None = None,
+        after: type[Middleware] | None = None,
+    ) -> None:
+        """Add middleware at the end, or right before or after the first of a class.
+
+        It hears of the actors and queues that are declared already.
+
+        Raises:
+          AssertionError: both `before` and `after` are given.
+          ValueError: there is none of that class.
+        """
+        assert not (before and after), "give before or after, not both"
+        if any(type(one) is type(middleware) for one in self.middleware):
+            self.logger.warning(
+                "You're adding a middleware of the same type twice: %s.", type(middleware).__name__
+            )
+        self.middleware.insert(self._place_for(before, after), middleware)
+        self.actor_options |= middleware.actor_options
+        for actor in list(self.actors.values()):
+            middleware.after_declare_actor(self, actor)
+        for queue in list(self.queues):
+            middleware.after_declare_queue(self, queue)
+        for queue in list(self.delay_queues):
+            middleware.after_declare_delay_queue(self, queue)
+
+    def _place_for(self, before: type[Middleware] | None, after: type[Middleware] | None) -> int:
+        wanted = before or after
+        if wanted is None:
+            return len(self.middleware)
+        for place, one in enumerate(self.middleware):
+            if isinstance(one, wanted):
+                return place if before else place + 1
+        raise ValueError(f"there is no {wanted.__name__} among the middleware of this broker")
+
+    def has_middleware(self, name: str) -> bool:
+        """Whether there is middleware of the class of that name, or of a subclass."""
+        return any(cls.__name__ == name for one in self.middleware for cls in type(one).__mro__)
+
+    def get_results_backend(self) -> ResultBackend:
+        """Where results are kept.
+
+        Raises:
+          RuntimeError: there is no `Results` middleware.
+        """
+        for one in self.middleware:
+            if isinstance(one, Results):
+                return one.backend_for(self)
+        raise RuntimeError(
+            "this broker keeps no results: add localq.results.Results(...) to its middleware, or use "
+            "localq.connect(...), which has it"
+        )
+
+    # -- actors and queues
+
+    def declare_actor(self, actor: Actor[Any, Any]) -> None:
+        """Add an actor, and its queue."""
+        self.emit_before("declare_actor", actor)
+        self.declare_queue(actor.queue_name)
+        self.actors[actor.actor_name] = actor
+        self.emit_after("declare_actor", actor)
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Add a queue; one that is there already is left alone.
+
+        Raises:
+          ValueError: not a name for a queue.
+        """
+        if queue_name in self.queues:
+            return
+        check_queue_name(queue_name)
+        self.emit_before("declare_queue", queue_name)
+        self.queues[queue_name] = None
+        self.emit_after("declare_queue", queue_name)
+        self.delay_queues.add(dq_name(queue_name))
+        self.emit_after("declare_delay_queue", dq_name(queue_name))
+
+    def get_actor(self, actor_name: str) -> Actor[Any, Any]:
+        """The actor of that name.
+
+        Raises:
+          ActorNotFound: none is declared here.
+        """
+        try:
+            return self.actors[actor_name]
+        except KeyError:
+            raise ActorNotFound(actor_name) from None
+
+    def get_declared_actors(self) -> set[str]:
+        """The names of all actors."""
+        return set(self.actors)
+
+    def get_declared_queues(self) -> set[str]:
+        """The names of all queues."""
+        return set(self.queues)
+
+    def get_declared_delay_queues(self) -> set[str]:
+        """The names of all queues in their form for delayed messages (``X.DQ``)."""
+        return set(self.delay_queues)
+
+    # -- sending
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Send a message; when this returns, it is stored.
+
+        In a hook that runs after a message, it is stored when that message's end is.
+
+        Parameters:
+          message: what to send.
+          delay: milliseconds before which it does not run.
+
+        Returns:
+          The message as it was stored: a delayed one has its ``eta`` among its options.
+
+        Raises:
+          EncodeError: an argument cannot be encoded; the text says where it stands.
+          StoreError: it could not be stored.
+        """
+        return self.enqueue_many([(message, delay)])[0]
+
+    def enqueue_many(
+        self,
+        messages: Iterable[Message[Any] | tuple[Message[Any], int | None]],
+        *,
+        delay: int | None = None,
+    ) -> list[Message[Any]]:
+        """Send messages in one transaction: all of them are stored, or none is.
+
+        Each may be paired with a delay of its own, in milliseconds. Otherwise as `enqueue`.
+        """
+        now = clock.wall()
+        pairs = [pair if isinstance(pair, tuple) else (pair, delay) for pair in messages]
+        sent = [(_scheduled(message, wait, now), wait) for message, wait in pairs]
+        for message, wait in sent:
+            self.emit_before("enqueue", message, wait)
+        self._put([self.record_of(message, now) for message, _ in sent], now)
+        for message, wait in sent:
+            self.emit_after("enqueue", message, wait)
+        return [message for message, _ in sent]
+
+    def _put(self, records: Sequence[Record], now: int) -> None:
+        store = self.store
+        outcome = current.outcome_in(store)
+        if outcome is None:
+            store.put(records, now=now)
+        else:
+            outcome.puts += records
+
+    def record_of(self, message: Message[Any], now: int) -> Record:
+        """What the store keeps of a message."""
+        options = message.options
+        priority = options.get("priority")
+        if priority is None:
+            actor = self.actors.get(message.actor_name)
+            priority = actor.priority if actor is not None else 0
+        return Record(
+            str(message.message_id),
+            q_name(message.queue_name),
+            message.actor_name,
+            message.encode(),
+            get_encoder().name,
+            WIRE_VERSION,
+            _whole(priority, "priority"),
+            options.get("eta"),
+            created_at=now,
+        )
+
+    # -- looking and waiting
+
+    def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
+        """How many messages of a queue are ready, delayed and dead."""
+        counts = self.store.counts().get(q_name(queue_name), {})
+        return counts.get(WAITING, 0), counts.get(DELAYED, 0), counts.get("dead", 0)
+
+    def join(self, queue_name: str, *, timeout: int | None = None) -> None:
+        """Wait until nothing in a queue is ready, delayed or running.
+
+        Raises:
+          QueueJoinTimeout: there still is after `timeout` milliseconds; the text says what.
+        """
+        deadline, nap = Deadline(timeout), 0.001
+        while left := self._unfinished(q_name(queue_name)):
+            if deadline.passed():
+                states = ", ".join(f"{count} {state}" for state, count in left.items())
+                raise QueueJoinTimeout(f"after {timeout} ms the queue {queue_name!r} still has {states}")
+            time.sleep(nap)
+            nap = min(nap * 1.5, 0.05)
+
+    def _unfinished(self, queue_name: str) -> dict[str, int]:
+        counts = self.store.counts().get(queue_name, {})
+        return {state: counts[state] for state in (WAITING, DELAYED, RUNNING) if counts.get(state)}
+
+    def flush(self, queue_name: str) -> None:
+        """Remove all messages of a queue but those that run, dead ones included."""
+        self.store.purge(Selection(queues=[q_name(queue_name)]))
+
+    def flush_all(self) -> None:
+        """Remove all messages of all declared queues but those that run."""
+        for queue_name in self.queues:
+            self.flush(queue_name)
+
+    def close(self) -> None:
+        """Let go of the store; using the broker again opens it again."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+
+def _overrides(middleware: Middleware, name: str) -> bool:
+    """Whether the middleware has a hook of that name, other than the one that does nothing."""
+    hook = getattr(middleware, name, None)
+    base = getattr(Middleware, name, None)
+    return hook is not None and getattr(hook, "__func__", hook) is not base
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise BrokerError(
+            f"the folder of the default queue, {folder!r}, cannot be made ({error.strerror}); set "
+            "LOCALQ_URL, for example to sqlite:///jobs.db, or call localq.connect(...)"
+        ) from error
+
+
+def _scheduled(message: Message[Any], delay: int | None, now: int) -> Message[Any]:
+    """The message with its eta among the options, or without one that means nothing."""
+    if isinstance(message, MessageProxy):
+        message = message._message
+    if delay is not None:
+        return message.copy(options={"eta": now + max(0, _whole(delay, "delay"))})
+    if "eta" not in message.options:
+        return message
+    eta = message.options["eta"]
+    if isinstance(eta, (int, float)) and not isinstance(eta, bool) and eta == eta and abs(eta) < 2**53:
+        return message.copy(options={"eta": int(eta)})
+    if eta is not None:
+        get_logger(__name__, Broker).warning(
+            "Invalid eta value for message %r: %r is no number of milliseconds; it runs at once.",
+            message.message_id,
+            eta,
+        )
+    return message._replace(options={name: value for name, value in message.options.items() if name != "eta"})
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is a whole number, not {value!r}") from None
+    if abs(whole) >= 2**53:
+        raise ValueError(f"{name} is out of range: {value!r}")
+    return whole
+
+
+class MessageProxy:
+    """A message on its way through the hooks and its actor; has the message's attributes.
+
+    Attributes can be set on it: the same object is given to every hook.
+    """
+
+    def __init__(self, message: Message[Any]) -> None:
+        self.failed = False
+        self._message = message
+        self._exception: BaseException | None = None
+
+    def fail(self) -> None:
+        """Mark it as failed for good: it becomes a dead letter."""
+        self.failed = True
+
+    def stuff_exception(self, exception: BaseException) -> None:
+        """Remember what the actor raised, for the hooks that follow."""
+        self._exception = exception
+
+    def clear_exception(self) -> None:
+        """Forget it, since it refers to frames, which refer to everything."""
+        self._exception = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_message":  # not yet set: a copy, or an unpickled one
+            raise AttributeError(name)
+        return getattr(self._message, name)
+
+    def __str__(self) -> str:
+        return str(self._message)
+
+    def __repr__(self) -> str:
+        return f"MessageProxy({self._message!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, MessageProxy):
+            return self._message == other._message
+        return self._message == other
+
+    def __lt__(self, other: Any) -> bool:
+        return self._message < getattr(other, "_message", other)
+
+    __hash__ = None  # type: ignore[assignment]  # as its message: options can be written to

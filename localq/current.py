@@ -1,0 +1,37 @@
+"""What is current: the global broker, the global encoder, and this thread's outcome.
+
+Cells only. They import nothing of ours, so that every floor can reach them
+without a circle; `broker`, `message` and `execution` give them their meaning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .broker import Broker
+    from .encoder import Encoder
+    from .store import Outcome, Store
+
+get_broker: Callable[[], Broker]
+"""Gives the global broker; `localq.broker` puts its function here."""
+
+encoder: Encoder | None = None
+"""The encoder of messages and results when none is named."""
+
+
+class _Thread(threading.local):
+    outcome: Outcome | None = None
+    store: Store | None = None
+
+
+thread = _Thread()
+"""While the hooks after a message run on this thread: its outcome, which collects what they
+send and store, and the store that will write all of it at once."""
+
+
+def outcome_in(store: Store) -> Outcome | None:
+    """The outcome that this thread is collecting for that store, if it is."""
+    return thread.outcome if thread.store is store else None

@@ -1,0 +1,211 @@
+"""One message's life in a worker, from its bytes to what became of it.
+
+`Execution.run` is the whole story. What the hooks after a message send and
+store is collected in its outcome, and whoever called writes that in one
+transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from . import current
+from .broker import Broker, MessageProxy
+from .errors import (
+    ActorNotFound,
+    DecodeError,
+    MiddlewareError,
+    RateLimitExceeded,
+    Retry,
+    SkipMessage,
+    WorkerCrashed,
+)
+from .logging import get_logger
+from .message import Message
+from .middleware import TimeLimitExceeded
+from .store import Outcome, Record
+from .store.base import DEAD, RETRY
+from .threading import Interruptible
+
+VERDICTS: dict[str, type[BaseException]] = {
+    "WorkerCrashed": WorkerCrashed,
+    "TimeLimitExceeded": TimeLimitExceeded,
+}
+"""The exceptions that a verdict on a message stands for: ``WorkerCrashed: its process was ...``."""
+
+OPTIONS_OF_A_LIFE = ("retries", "traceback", "requeue_timestamp")
+"""What was counted before a message died; one that is brought back to life starts anew."""
+
+logger = get_logger("localq.worker", "WorkerThread")
+
+
+class Execution:
+    """One claimed message on its way.
+
+    Parameters:
+      broker: whose actors and hooks.
+      record: the message, as the store gave it.
+      door: where interrupts come in while the actor runs.
+    """
+
+    __slots__ = ("_broker", "_door", "_exception", "_record", "_result", "_skipped", "message", "outcome")
+
+    def __init__(self, broker: Broker, record: Record, door: Interruptible) -> None:
+        self._broker = broker
+        self._record = record
+        self._door = door
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._skipped = False
+        self.message: MessageProxy | None = None
+        self.outcome = Outcome(record)
+
+    def run(self) -> Outcome:
+        """The life of a message, first to last."""
+        self._decode()
+        self._look_for_a_verdict()
+        self._run_hooks_before()
+        self._call_actor()
+        with self._collecting():
+            self._run_hooks_after()
+            self._fail_if_nobody_retries()
+            self._run_hooks_before_the_end()
+        self._settle()
+        return self.outcome
+
+    def tell(self) -> None:
+        """Run the hooks that wait until the outcome is written."""
+        if self.message is not None:
+            signal = "nack" if self.message.failed else "ack"
+            if self._broker.hooks(f"after_{signal}"):
+                self._broker.emit_after(signal, self.message)
+            # It refers to frames, which refer to everything: let go of it.
+            self.message.clear_exception()
+        self._exception = None
+
+    def _decode(self) -> None:
+        record = self._record
+        try:
+            message = Message.decode_stored(record.body, record.encoder, record.wire)
+        except DecodeError as error:
+            logger.error("Cannot decode the message %s: %s", record.message_id, error)
+            self._exception = error
+            return
+        if record.attempts == 1 and "retries" in message.options:
+            for name in OPTIONS_OF_A_LIFE:
+                message.options.pop(name, None)
+        self.message = MessageProxy(message)
+
+    def _look_for_a_verdict(self) -> None:
+        if self.message is None:
+            return
+        if self._record.verdict is not None:
+            kind, _, text = self._record.verdict.partition(": ")
+            self._fail_with(VERDICTS.get(kind, WorkerCrashed)(text))
+            logger.error("The message %s ended its worker: %s.", self.message, text)
+        elif self.message.actor_name not in self._broker.actors:
+            logger.error("No actor named %r is declared here.", self.message.actor_name)
+            self._fail_with(ActorNotFound(self.message.actor_name))
+            self.message.fail()
+
+    def _run_hooks_before(self) -> None:
+        if self.message is None or self._exception is not None:
+            return
+        try:
+            self._broker.emit_before("process_message", self.message)
+        except SkipMessage as error:
+            logger.warning("Message %s was skipped: %s", self.message, error)
+            self._skipped = True
+            self._fail_with(error)
+        except BaseException as error:
+            self._fail_with(error)
+            self._log_failure(error)
+
+    def _call_actor(self) -> None:
+        message, door = self.message, self._door
+        if message is None or self._exception is not None:
+            return
+        actor = self._broker.actors[message.actor_name]
+        try:
+            try:
+                door.open()
+                self._result = actor(*message.args, **message.kwargs)
+            finally:
+                door.close()
+        except BaseException as error:
+            door.close()  # an interrupt may have come on the way to the line above
+            self._fail_with(error)
+            self._log_failure(error)
+
+    def _fail_with(self, error: BaseException) -> None:
+        assert self.message is not None
+        self._exception = error
+        self.message.stuff_exception(error)
+
+    def _log_failure(self, error: BaseException) -> None:
+        message = self.message
+        assert message is not None
+        actor = self._broker.actors.get(message.actor_name)
+        throws = (actor.options.get("throws") if actor is not None else None) or ()
+        if isinstance(error, RateLimitExceeded):
+            logger.debug("Rate limit exceeded in message %s: %s.", message, error)
+        elif isinstance(error, throws):
+            logger.info("Failed to process message %s with expected exception %s.", message, type(error).__name__)
+        elif isinstance(error, Retry):
+            logger.info("Message %s asks to be run again: %s.", message, error)
+        else:
+            logger.error("Failed to process message %s with unhandled exception.", message, exc_info=error)
+
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        thread = current.thread
+        thread.outcome, thread.store = self.outcome, self._broker.store
+        try:
+            yield
+        finally:
+            thread.outcome = thread.store = None
+
+    def _run_hooks_after(self) -> None:
+        message, broker = self.message, self._broker
+        if message is None or isinstance(self._exception, ActorNotFound):
+            return
+        if self._skipped:
+            broker.emit_after("skip_message", message)
+            return
+        broker.emit_after("process_message", message, result=self._result, exception=self._exception)
+        if self._result is not None and not broker.has_middleware("Results"):
+            if message.options.get("pipe_target") is None:
+                logger.warning(
+                    "Actor %r returned a value that is not None, and nothing keeps it. "
+                    "Consider adding the Results middleware to your broker.",
+                    message.actor_name,
+                )
+
+    def _fail_if_nobody_retries(self) -> None:
+        # dramatiq forgets such a message; here it becomes a dead letter.
+        if self.message is not None and self._exception is not None and not self._skipped:
+            if not any(record.message_id == self._record.message_id for record in self.outcome.puts):
+                self.message.fail()
+
+    def _run_hooks_before_the_end(self) -> None:
+        if self.message is None:
+            return
+        signal = "nack" if self.message.failed else "ack"
+        try:
+            self._broker.emit_before(signal, self.message)
+        except MiddlewareError:
+            logger.critical("Unexpected failure in before_%s.", signal, exc_info=True)
+
+    def _settle(self) -> None:
+        outcome = self.outcome
+        if self.message is None or self.message.failed:
+            outcome.kind = DEAD
+            error = self._exception
+            outcome.reason = f"{type(error).__name__}: {error}" if error is not None else "failed by a middleware"
+            return
+        for place, record in enumerate(outcome.puts):
+            if record.message_id == self._record.message_id:
+                outcome.kind, outcome.retry = RETRY, outcome.puts.pop(place)
+                return

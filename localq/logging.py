@@ -1,0 +1,18 @@
+"""Loggers, named after the module and class that they speak for."""
+
+from __future__ import annotations
+
+import logging
+
+
+def get_logger(module: str, name: str | type | None = None) -> logging.Logger:
+    """The logger of a module, or of a class in it.
+
+    >>> get_logger("localq.worker", "Worker").name
+    'localq.worker.Worker'
+    """
+    if name is None:
+        return logging.getLogger(module)
+    if isinstance(name, type):
+        name = name.__name__
+    return logging.getLogger(f"{module}.{name}")

@@ -1,0 +1,194 @@
+"""A message: which actor is to run, with what, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from uuid import uuid4
+
+from . import current
+from .clock import current_millis
+from .composition import pipeline
+from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder
+from .errors import DecodeError
+
+if TYPE_CHECKING:
+    from .results.backend import ResultBackend
+
+R = TypeVar("R")
+
+WIRE_VERSION = 1
+"""The layout of what `Message.encode` writes. A reader refuses newer ones."""
+
+
+def get_encoder() -> Encoder:
+    """The global encoder; msgpack when none was set."""
+    if current.encoder is None:
+        current.encoder = MsgpackEncoder()
+    return current.encoder
+
+
+def set_encoder(encoder: Encoder) -> None:
+    """Use this encoder for messages and results from now on, in this process.
+
+    Messages that another encoder wrote before stay readable, but pickled ones only while
+    `PickleEncoder` is the global encoder: unpickling runs code.
+    """
+    current.encoder = encoder
+
+
+def generate_unique_id() -> str:
+    """A new random message id."""
+    return str(uuid4())
+
+
+@dataclass(frozen=True, order=True)
+class Message(Generic[R]):
+    """What is sent: data only, and never changed; `copy` makes another.
+
+    Parameters:
+      queue_name: the queue.
+      actor_name: the name of the actor that will run it.
+      args: positional arguments.
+      kwargs: keyword arguments.
+      options: what middleware reads and writes.
+      message_id: unique by default.
+      message_timestamp: when it was made, milliseconds since the epoch.
+    """
+
+    queue_name: str
+    actor_name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    message_id: str = field(default_factory=generate_unique_id)
+    message_timestamp: int = field(default_factory=current_millis)
+
+    _fields: ClassVar[tuple[str, ...]] = (
+        "queue_name",
+        "actor_name",
+        "args",
+        "kwargs",
+        "options",
+        "message_id",
+        "message_timestamp",
+    )
+    _field_defaults: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        if type(self.args) is not tuple:
+            object.__setattr__(self, "args", tuple(self.args))
+
+    def __or__(self, other: Message[Any] | pipeline) -> pipeline:
+        """A pipeline of this message and what follows."""
+        return pipeline([self, other])
+
+    def __str__(self) -> str:
+        params = [repr(arg) for arg in self.args]
+        params += [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.actor_name}({', '.join(params)})"
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields as a dict; `options` is the very same object, not a copy."""
+        return {name: getattr(self, name) for name in self._fields}
+
+    _asdict = asdict
+
+    def copy(self, **fields: Any) -> Message[R]:
+        """This message with other fields; `options` are merged over the old ones."""
+        if "options" in fields:
+            fields["options"] = {**self.options, **fields["options"]}
+        return dataclasses.replace(self, **fields)
+
+    def _replace(self, **fields: Any) -> Message[R]:
+        return dataclasses.replace(self, **fields)
+
+    @property
+    def message_datetime(self) -> datetime:
+        """When it was made, in UTC."""
+        seconds, millis = divmod(self.message_timestamp, 1000)
+        return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=int(millis * 1000))
+
+    def encode(self) -> bytes:
+        """This message as bytes, by the global encoder.
+
+        Raises:
+          EncodeError: something in it cannot be encoded; the text says where it stands.
+        """
+        return get_encoder().encode(self.asdict())
+
+    @classmethod
+    def decode(cls, data: bytes) -> Message[Any]:
+        """The message that the global encoder made these bytes of.
+
+        Raises:
+          DecodeError: whatever is wrong with them.
+        """
+        return cls._decode_by(get_encoder(), data)
+
+    @classmethod
+    def decode_stored(cls, data: bytes, encoder: str, wire: int) -> Message[Any]:
+        """As `decode`, for bytes that the named encoder made of that version of the layout."""
+        if wire > WIRE_VERSION:
+            raise DecodeError(
+                f"the message was sent by a newer localq (layout {wire}; this one reads up to {WIRE_VERSION}): "
+                "upgrade this worker, then retry it",
+                data,
+            )
+        return cls._decode_by(_encoder_named(encoder, data), data)
+
+    @classmethod
+    def _decode_by(cls, encoder: Encoder, data: bytes) -> Message[Any]:
+        try:
+            return cls(**encoder.decode(data))
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"these bytes are no message: {error}", data, error) from error
+
+    def get_result(
+        self,
+        *,
+        backend: ResultBackend | None = None,
+        block: bool = False,
+        timeout: int | None = None,
+    ) -> R:
+        """The value that the actor returned.
+
+        Parameters:
+          backend: where to look; by default where the global broker keeps results.
+          block: whether to wait for it.
+          timeout: milliseconds to wait, 10,000 by default.
+
+        Raises:
+          ResultMissing: not there (yet, or its time to live is over), and not waited for.
+          ResultTimeout: waited for, and still not there.
+          ResultFailure: the actor failed for good; it has the type and text of the exception.
+          RuntimeError: the broker keeps no results.
+        """
+        if backend is None:
+            backend = current.get_broker().get_results_backend()
+        result: R = backend.get_result(self, block=block, timeout=timeout)
+        return result
+
+
+def _encoder_named(name: str, data: bytes) -> Encoder:
+    encoder = get_encoder()
+    if encoder.name == name:
+        return encoder
+    for built_in in (MsgpackEncoder, JSONEncoder):
+        if built_in.name == name:
+            return built_in()
+    if name == PickleEncoder.name:
+        raise DecodeError(
+            "the message was pickled, and unpickling runs code: call localq.set_encoder(PickleEncoder()) in "
+            "the worker's module if all who can write to the queue are trusted, then retry it",
+            data,
+        )
+    raise DecodeError(
+        f"the message was encoded by {name!r}; call localq.set_encoder with that encoder in the worker's "
+        "module, then retry it",
+        data,
+    )

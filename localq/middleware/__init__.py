@@ -1,0 +1,41 @@
+"""What is decided around a message: one file each."""
+
+from __future__ import annotations
+
+from ..threading import Interrupt, raise_thread_exception
+from .age_limit import AgeLimit
+from .callbacks import Callbacks
+from .current_message import CurrentMessage
+from .middleware import Middleware, MiddlewareError, SkipMessage
+from .pipelines import Pipelines
+from .retries import Retries
+from .shutdown import Shutdown, ShutdownNotifications
+from .time_limit import TimeLimit, TimeLimitExceeded
+
+__all__ = [
+    "AgeLimit",
+    "Callbacks",
+    "CurrentMessage",
+    "Interrupt",
+    "Middleware",
+    "MiddlewareError",
+    "Pipelines",
+    "Retries",
+    "Shutdown",
+    "ShutdownNotifications",
+    "SkipMessage",
+    "TimeLimit",
+    "TimeLimitExceeded",
+    "default_middleware",
+    "raise_thread_exception",
+]
+
+default_middleware: list[type[Middleware]] = [
+    AgeLimit,
+    TimeLimit,
+    ShutdownNotifications,
+    Callbacks,
+    Pipelines,
+    Retries,
+]
+"""What a broker gets when none is named, in this order."""

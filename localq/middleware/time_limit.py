@@ -1,0 +1,109 @@
+"""Actors that run for too long are interrupted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from ..clock import clock
+from ..logging import get_logger
+from ..threading import Interrupt, current_platform, raise_thread_exception, supported_platforms
+from .middleware import Middleware, option
+
+if TYPE_CHECKING:
+    from ..broker import Broker, MessageProxy
+
+DEFAULT_TIME_LIMIT = 10 * 60 * 1000
+
+
+class TimeLimitExceeded(Interrupt):
+    """Raised in an actor that has run for longer than it may."""
+
+
+class TimeLimit(Middleware):
+    """Raises `TimeLimitExceeded` in actors that run for too long; they are then retried like
+    any failure. It lands between two bytecodes, or, on a process's main thread (where a worker
+    process with one thread runs its tasks), also in a blocking call.
+
+    Parameters:
+      time_limit: milliseconds on the monotonic clock. Actors and messages may have another, as
+        option ``time_limit``.
+      interval: accepted for dramatiq's sake: the watcher sleeps until the next limit.
+    """
+
+    def __init__(self, *, time_limit: int = DEFAULT_TIME_LIMIT, interval: int = 1000) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.time_limit = time_limit
+        self.interval = interval
+        self._forget()
+
+    def _forget(self) -> None:
+        self._deadlines: dict[int, int] = {}
+        self._condition = threading.Condition()
+        self._wakes_at: int | None = None
+        self._process = os.getpid()
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def actor_options(self) -> set[str]:
+        return {"time_limit"}
+
+    def after_process_boot(self, broker: Broker) -> None:
+        if current_platform in supported_platforms:
+            self._start()
+        else:
+            warnings.warn(
+                f"TimeLimit cannot kill threads on your current platform ({current_platform!r}).",
+                category=RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        limit = option("time_limit", message, broker.actors.get(message.actor_name), self.time_limit)
+        deadline = clock.monotonic() + limit
+        if self._watcher is None or self._process != os.getpid():
+            self._start()
+        with self._condition:
+            self._deadlines[threading.get_ident()] = deadline
+            # A usual limit lies behind the one that the watcher waits for: no need to wake it.
+            if self._wakes_at is None or deadline < self._wakes_at:
+                self._condition.notify()
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        with self._condition:
+            self._deadlines.pop(threading.get_ident(), None)
+
+    after_skip_message = after_process_message
+
+    def _start(self) -> None:
+        if self._process != os.getpid():
+            self._forget()
+        if self._watcher is None and current_platform in supported_platforms:
+            self._watcher = threading.Thread(target=self._watch, name="localq time limits", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        with self._condition:
+            while True:
+                now = clock.monotonic()
+                for thread, deadline in list(self._deadlines.items()):
+                    if deadline <= now:
+                        self._interrupt(thread)
+                self._wakes_at = min(self._deadlines.values(), default=None)
+                left = None if self._wakes_at is None else max(0, self._wakes_at - now) / 1000
+                self._condition.wait(left)
+
+    def _interrupt(self, thread: int) -> None:
+        # With the lock held: the thread cannot have gone on to another message meanwhile.
+        self.logger.warning("Time limit exceeded. Raising exception in worker thread %r.", thread)
+        del self._deadlines[thread]
+        raise_thread_exception(thread, TimeLimitExceeded)

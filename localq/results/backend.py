@@ -1,0 +1,184 @@
+"""Where results are kept, and how they are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from hashlib import md5
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+from .. import current
+from ..clock import Deadline, clock, compute_backoff
+from ..encoder import Encoder
+from ..errors import ResultFailure, ResultMissing, ResultTimeout
+from ..message import get_encoder
+from ..names import q_name
+from ..store import Store, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..message import Message
+
+DEFAULT_TIMEOUT = 10_000
+"""Milliseconds that a blocking `get_result` waits."""
+
+BACKOFF_FACTOR = 100
+"""Milliseconds of the first nap of a backend that cannot be woken."""
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "Missing"
+
+
+Missing: Any = _Missing()
+"""What a backend's `_get` returns where there is nothing: None is a result too."""
+
+Result = Any
+
+
+class ResultBackend(ABC):
+    """Keeps one result a message, for a time.
+
+    Parameters:
+      namespace: what the keys begin with.
+      encoder: turns results into bytes; the global encoder by default.
+      use_namespace_prefix_keys: write keys as ``namespace:queue:actor:id`` instead of a digest.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: str = "dramatiq-results",
+        encoder: Encoder | None = None,
+        use_namespace_prefix_keys: bool = False,
+    ) -> None:
+        self.namespace = namespace
+        self.encoder = encoder
+        self.use_namespace_prefix_keys = use_namespace_prefix_keys
+
+    def get_result(
+        self, message: Message[Any], *, block: bool = False, timeout: int | None = None
+    ) -> Any:
+        """The result of a message.
+
+        Parameters:
+          message: the message, as it was sent.
+          block: whether to wait for it.
+          timeout: milliseconds to wait, 10,000 by default.
+
+        Raises:
+          ResultMissing: it is not there, and was not waited for.
+          ResultTimeout: it did not come in time.
+          ResultFailure: the message failed for good.
+        """
+        key = self.build_message_key(message)
+        if block:
+            stored = self._wait(key, DEFAULT_TIMEOUT if timeout is None else timeout)
+            if stored is Missing:
+                raise ResultTimeout(f"{message} has no result after {timeout or DEFAULT_TIMEOUT} ms")
+        else:
+            stored = self._get(key)
+            if stored is Missing:
+                raise ResultMissing(f"{message} has no result (yet, or its time to live is over)")
+        return self.unwrap_result(stored)
+
+    def store_result(self, message: Message[Any], result: Any, ttl: int) -> None:
+        """Keep what the actor returned for `ttl` milliseconds.
+
+        Raises:
+          EncodeError: it cannot be encoded.
+        """
+        self._store(self.build_message_key(message), {"result": result}, ttl)
+
+    def store_exception(self, message: Message[Any], exception: BaseException, ttl: int) -> None:
+        """Keep, for `ttl` milliseconds, that the message failed, and by what."""
+        failure = {"type": type(exception).__name__, "msg": str(exception)}
+        self._store(self.build_message_key(message), {"exception": failure}, ttl)
+
+    def unwrap_result(self, res: Any) -> Any:
+        """The value in what `_get` returned.
+
+        Raises:
+          ResultFailure: it tells of a failure.
+        """
+        if not isinstance(res, dict):
+            return res
+        failure = res.get("exception")
+        if failure is None:
+            return res["result"] if res.keys() == {"result"} else res
+        raise ResultFailure(
+            f"actor raised {failure['type']}: {failure['msg']}",
+            orig_exc_type=failure["type"],
+            orig_exc_msg=failure["msg"],
+        )
+
+    def build_message_key(self, message: Message[Any]) -> str:
+        """The key of a message's result."""
+        queue = q_name(message.queue_name)
+        key = f"{self.namespace}:{queue}:{message.actor_name}:{message.message_id}"
+        if self.use_namespace_prefix_keys:
+            return key
+        return md5(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+
+    def _wait(self, key: str, timeout: float) -> Any:
+        """What is under the key, waited for; `Missing` after `timeout` milliseconds."""
+        deadline, naps = Deadline(timeout), 0
+        while (stored := self._get(key)) is Missing and not deadline.passed():
+            naps, nap = compute_backoff(naps, factor=BACKOFF_FACTOR)
+            sleep(min(nap, deadline.left() or 0) / 1000)
+        return stored
+
+    @abstractmethod
+    def _get(self, key: str) -> Any:
+        """What is under the key, or `Missing`."""
+
+    @abstractmethod
+    def _store(self, key: str, result: Any, ttl: int) -> None:
+        """Put it there for `ttl` milliseconds."""
+
+
+class StoreBackend(ResultBackend):
+    """Results in a store of messages. Who waits for one is woken when it comes.
+
+    While the hooks after a message run, results of the same store are kept back and written
+    together with the end of the message.
+
+    Parameters:
+      open_store: gives the store; called when it is first needed.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], **options: Any) -> None:
+        super().__init__(**options)
+        self._open_store = open_store
+
+    @property
+    def store(self) -> Store:
+        """The store that keeps the results."""
+        return self._open_store()
+
+    def _get(self, key: str) -> Any:
+        return self._decode(self.store.get_value(key, now=clock.wall()))
+
+    def _wait(self, key: str, timeout: float) -> Any:
+        return self._decode(self.store.wait_value(key, clock=clock.wall, timeout=timeout))
+
+    def _decode(self, data: bytes | None) -> Any:
+        if data is None:
+            return Missing
+        kept = self._encoder().decode(data)
+        return kept["bare"] if kept.keys() == {"bare"} else kept
+
+    def _store(self, key: str, result: Any, ttl: int) -> None:
+        kept = result if isinstance(result, dict) and result.keys() != {"bare"} else {"bare": result}
+        value = Value(key, self._encoder().encode(kept), ttl)
+        store = self.store
+        outcome = current.outcome_in(store)
+        if outcome is None:
+            store.set_values([value], now=clock.wall())
+        else:
+            outcome.values.append(value)
+
+    def _encoder(self) -> Encoder:
+        return self.encoder or get_encoder()

@@ -1,0 +1,7 @@
+"""Where results can be kept."""
+
+from __future__ import annotations
+
+from .sqlite import SQLiteBackend
+
+__all__ = ["SQLiteBackend"]

@@ -1,0 +1,136 @@
+"""Where messages are stored: the seam, and the engines behind it.
+
+`open_store` is the one way in. One store a file and process: a broker and a
+backend that were built by hand on one path share it, so that what they do for
+one message is one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from ..errors import BrokerError
+from .base import (
+    Claim,
+    Count,
+    Event,
+    Outcome,
+    Record,
+    Schedule,
+    Selection,
+    Store,
+    Value,
+    WorkerRecord,
+)
+from .memory import MemoryStore
+from .sqlite import SQLiteStore
+
+__all__ = [
+    "Claim",
+    "Count",
+    "Event",
+    "Outcome",
+    "Record",
+    "Schedule",
+    "Selection",
+    "Store",
+    "Value",
+    "WorkerRecord",
+    "open_store",
+    "sqlite_path",
+    "sqlite_url",
+]
+
+SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int}
+
+_lock = threading.Lock()
+_files: dict[tuple[int, int], SQLiteStore] = {}
+_memories: dict[str, MemoryStore] = {}
+
+
+def open_store(url: str) -> Store:
+    """The store of that URL.
+
+    ``sqlite:///jobs.db`` is a file relative to the working directory, ``sqlite:////data/jobs.db``
+    an absolute one, ``?durability=full`` survives power loss. ``memory://`` is a store of this
+    process alone, ``memory://NAME`` one that all who name it share.
+
+    Raises:
+      BrokerError: a URL that names no store.
+      StoreError: a place that cannot be used; the text says why.
+    """
+    scheme, _, _ = url.partition("://")
+    if scheme == "memory":
+        return _open_memory(url)
+    if scheme == "sqlite":
+        return _open_sqlite(url)
+    raise BrokerError(
+        f"{url!r} names no store; use sqlite:///jobs.db (relative), sqlite:////path/jobs.db (absolute) or memory://"
+    )
+
+
+def sqlite_path(url: str) -> str:
+    """The absolute path of the file that an ``sqlite:`` URL names."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc or len(path) < 2 or path == "/:memory:":
+        raise BrokerError(
+            f"{url!r} names no file; write three slashes before a relative path (sqlite:///jobs.db), four "
+            "before an absolute one, and memory:// for a store without a file"
+        )
+    return os.path.abspath(os.path.expanduser(path[1:]))
+
+
+def sqlite_url(path: str | os.PathLike[str], **options: Any) -> str:
+    """The URL of the file at `path`, taken from the working directory of now."""
+    query = f"?{urlencode(options)}" if options else ""
+    return f"sqlite:///{quote(os.path.abspath(os.path.expanduser(path)))}{query}"
+
+
+def _open_sqlite(url: str) -> SQLiteStore:
+    path = os.path.realpath(sqlite_path(url))
+    options = _options(url)
+    with _lock:
+        store = _find(path)
+        if store is None:
+            store = SQLiteStore(path, **options)
+            status = os.stat(path)
+            _files[status.st_dev, status.st_ino] = store
+        else:
+            store.users += 1
+        return store
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        try:
+            options[name] = SQLITE_OPTIONS[name](text)
+        except KeyError:
+            known = ", ".join(SQLITE_OPTIONS)
+            raise BrokerError(f"{url!r} has an option {name!r} that nobody knows; there are: {known}") from None
+        except ValueError:
+            raise BrokerError(f"{url!r}: {name} is a number of milliseconds, not {text!r}") from None
+    if options.get("durability", "full") not in ("normal", "full"):
+        raise BrokerError(f"{url!r}: durability is normal or full, not {options['durability']!r}")
+    return options
+
+
+def _find(path: str) -> SQLiteStore | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    store = _files.get((status.st_dev, status.st_ino))
+    return store if store is not None and store.users > 0 else None
+
+
+def _open_memory(url: str) -> MemoryStore:
+    name = url.removeprefix("memory://")
+    if not name:
+        return MemoryStore(url)
+    with _lock:
+        return _memories.setdefault(name, MemoryStore(url))

@@ -1,0 +1,369 @@
+"""The file and the one connection that a process has to it.
+
+One connection a process, behind a lock, rather than one a thread: writers of
+all threads queue at the gate anyway, reads take microseconds, and there is one
+thing to close before a fork. Nobody but SQLite ever opens the database file:
+on POSIX, closing any other descriptor of it drops every lock that SQLite holds
+in the process (https://sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+import weakref
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import StoreBusy, StoreCorrupt, StoreError, UnsafeLocation
+from ..threading import shielded
+from .gate import Gate
+
+APPLICATION_ID = 0x6C6F6371  # "locq"
+MIGRATIONS: dict[int, str] = {}
+"""By version: the statements that make a file of the next version of it."""
+SCHEMA_VERSION = 1
+
+OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+
+class Database:
+    """One queue file, as this process sees it.
+
+    Parameters:
+      path: absolute path of the file; it is made, 0600, where there is none.
+      full: whether every commit waits for the disk.
+      gate_timeout: milliseconds that a writer waits for the gate.
+      busy_timeout: milliseconds that SQLite waits for a program which is not localq.
+    """
+
+    def __init__(self, path: str, *, full: bool, gate_timeout: float, busy_timeout: float) -> None:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreError(
+                f"localq needs SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer, and this Python "
+                f"is linked to {sqlite3.sqlite_version}; use a Python with a newer one"
+            )
+        self.path = path
+        self.side = path + ".localq"
+        self._full = full
+        self._busy_timeout = busy_timeout
+        _prepare_folder(path, self.side)
+        self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner = os.getpid()
+        self.commits = 0
+        self.forget_in_child: Callable[[], None] = lambda: None
+        self.write = _Write(self)
+        self.read = _Read(self)
+        try:
+            with self.write:
+                pass
+        except BaseException:
+            self.close()
+            raise
+        _open_databases.add(self)
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection, made if need be. Call it with the lock held."""
+        if self._connection is None:
+            self._connection = self._connect()
+        elif self._owner != os.getpid():
+            raise StoreError(
+                f"this process was forked while {self.path!r} could not be closed (the gate was held), "
+                "so it cannot use it safely; start a fresh process instead"
+            )
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        _create(self.path)
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._owner = os.getpid()
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        execute = connection.execute
+        if execute("PRAGMA schema_version").fetchone()[0] == 0:
+            execute("PRAGMA auto_vacuum = INCREMENTAL")
+        mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise UnsafeLocation(
+                f"{self.path!r} cannot use SQLite's write-ahead log (its mode stays {mode!r}), which "
+                "several processes need; put it on a local disk"
+            )
+        execute(f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}")
+        execute("PRAGMA wal_autocheckpoint = 4000")
+        execute("PRAGMA journal_size_limit = 67108864")
+        execute("PRAGMA mmap_size = 0")
+        execute("PRAGMA temp_store = MEMORY")
+        self._check_schema(connection)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty:
+            schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
+            self._apply(connection, schema, SCHEMA_VERSION)
+        elif application != APPLICATION_ID:
+            raise StoreCorrupt(
+                f"{self.path!r} is a database of another program, not a queue of localq; "
+                "nothing in it was touched; name another file"
+            )
+        elif version > SCHEMA_VERSION:
+            raise StoreCorrupt(
+                f"{self.path!r} has schema {version}, made by a newer localq; this one knows up to "
+                f"{SCHEMA_VERSION}; nothing in it was touched; upgrade localq, or name another file"
+            )
+        elif version < SCHEMA_VERSION:
+            self._back_up(connection, version)
+            for old in range(version, SCHEMA_VERSION):
+                self._apply(connection, MIGRATIONS[old], old + 1)
+
+    def _apply(self, connection: sqlite3.Connection, script: str, version: int) -> None:
+        # One transaction: a file is of one version or the other, whenever the process dies.
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {script}; PRAGMA application_id = {APPLICATION_ID}; "
+                f"PRAGMA user_version = {version}; COMMIT"
+            )
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _back_up(self, connection: sqlite3.Connection, version: int) -> None:
+        path = os.path.join(self.side, f"before-schema-{version + 1}.db")
+        Path(path).unlink(missing_ok=True)
+        _create(path)
+        target = sqlite3.connect(path)
+        try:
+            connection.backup(target)
+        finally:
+            target.close()
+
+    def changes(self) -> tuple[int, int]:
+        """A pair that differs after any commit, of this process or of another."""
+        with self.read as connection:
+            return connection.execute("PRAGMA data_version").fetchone()[0], self.commits
+
+    def close(self) -> None:
+        """Close the connection, and the gate's file; the next use opens both again."""
+        with self._lock:
+            if self._connection is None or self._owner != os.getpid():
+                self.gate.close()
+                return
+        with self.gate, self._lock:  # the last one to close checkpoints
+            self._close_connection()
+        self.gate.close()
+
+    def _close_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # SQLite keeps a table of its locks for the whole process. A child that inherited an open
+    # connection would hold no locks, even on connections of its own, and acknowledged commits
+    # would vanish. So a fork waits for what runs, closes all, and both sides open again.
+
+    def before_fork(self) -> None:
+        try:
+            self.close()
+        except StoreError:
+            pass  # the child is told when it uses the store: see connection()
+        self.gate.before_fork()
+        self._lock.acquire()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            self._lock = threading.RLock()
+            self.forget_in_child()
+        else:
+            self._lock.release()
+        self.gate.after_fork(in_child=in_child)
+
+
+class _Read:
+    """The connection, for reading: every statement is a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        database = self._database
+        shielded().__enter__()
+        database._lock.acquire()
+        try:
+            return database._connection or self._open()
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        # Opening may write (recovery, or the schema), so it goes through the gate; and the gate
+        # always comes before the lock.
+        database = self._database
+        database._lock.release()
+        try:
+            with database.write:
+                pass
+        finally:
+            database._lock.acquire()
+        return database.connection()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(exc)
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._database._lock.release()
+        try:
+            if isinstance(error, sqlite3.Error):
+                raise translate(error, self._database.path) from error
+        finally:
+            shielded().__exit__(None, None, None)
+
+
+class _Write:
+    """The connection inside the gate, in one transaction that commits at the end of the block."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        database = self._database
+        door = shielded()
+        door.__enter__()
+        try:
+            database.gate.__enter__()
+        except BaseException:
+            door.__exit__(None, None, None)
+            raise
+        database._lock.acquire()
+        try:
+            connection = database.connection()
+            connection.execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return connection
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        database = self._database
+        connection = database._connection
+        try:
+            if exc is None:
+                assert connection is not None
+                connection.execute("COMMIT")
+                database.commits += 1
+        except BaseException as error:
+            exc = error
+        if connection is not None and connection.in_transaction:
+            connection.execute("ROLLBACK")
+        database._lock.release()
+        database.gate.__exit__(None, None, None)
+        try:
+            if isinstance(exc, sqlite3.Error):
+                raise translate(exc, database.path) from exc
+        finally:
+            shielded().__exit__(None, exc, None)
+
+
+def translate(error: sqlite3.Error, path: str) -> StoreError:
+    """The `StoreError` that says what is wrong with the file, and what to do."""
+    text = str(error)
+    if "not a database" in text:
+        return StoreCorrupt(f"{path!r} is not an SQLite database; nothing was written; name another file")
+    if "malformed" in text:
+        return StoreCorrupt(
+            f"{path!r} is damaged ({text}); stop all workers and restore a backup, or recover what is "
+            "left with the sqlite3 shell's .recover"
+        )
+    if "locked" in text or "busy" in text:
+        return StoreBusy(f"another program holds a lock on {path!r} ({text}); close it and try again")
+    if "readonly" in text or "read-only" in text:
+        return StoreError(f"{path!r} cannot be written ({text}); give this user the right to write it")
+    if "full" in text:
+        return StoreError(f"the disk of {path!r} is full; nothing was written; free some space and try again")
+    if "unable to open" in text:
+        return StoreError(f"cannot open {path!r} ({text}); look at the folder's existence and rights")
+    return StoreError(f"{path!r}: {text}")
+
+
+def _prepare_folder(path: str, side: str) -> None:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise StoreError(f"the folder {folder!r} of {path!r} does not exist; make it, or name another")
+    if os.path.isdir(path):
+        raise StoreError(f"{path!r} is a folder; name a file in it, such as {os.path.join(path, 'jobs.db')!r}")
+    mode = os.stat(folder).st_mode
+    if os.name == "posix" and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise UnsafeLocation(
+            f"everybody may write in {folder!r} (mode {stat.S_IMODE(mode):o}), and so could replace the "
+            f"queue; run 'chmod o-w' on it, or name another folder"
+        )
+    try:
+        for sub in (side, os.path.join(side, "bells"), os.path.join(side, "workers")):
+            Path(sub).mkdir(mode=0o700, exist_ok=True)
+            if os.stat(sub).st_mode & 0o077 and os.name == "posix":
+                os.chmod(sub, 0o700)
+        _create(path)
+    except OSError as error:
+        raise StoreError(f"cannot write in {folder!r} ({error.strerror}); name a folder that you may write") from error
+
+
+def _create(path: str) -> None:
+    # O_EXCL: a file that is there is never opened here (see the top of this file).
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if os.name == "posix" and os.stat(path).st_mode & 0o077:
+            os.chmod(path, 0o600)
+
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking: list[Database] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = _open_databases
+    for database in _forking:
+        database.before_fork()
+
+
+def _after_fork(in_child: bool) -> None:
+    for database in _forking:
+        database.after_fork(in_child=in_child)
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(False),
+        after_in_child=lambda: _after_fork(True),
+    )

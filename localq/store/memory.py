@@ -1,0 +1,683 @@
+"""The store in this process's memory: for tests, and for programs that keep nothing.
+
+Real semantics under one lock, the same as a file's. Records hold bytes, and are
+copied on their way in and out, so that nobody shares one with the store.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from ..errors import StoreError
+from ..threading import shielded
+from .base import (
+    ALONE,
+    CANCELLED,
+    DEAD,
+    DEAD_LETTER_TTL,
+    DELAYED,
+    DONE,
+    EVENT_TTL,
+    HELD,
+    RELEASE,
+    RETRY,
+    RUNNING,
+    STATES,
+    UNKNOWN_ACTOR,
+    WAITING,
+    Claim,
+    Count,
+    Event,
+    Outcome,
+    Record,
+    Schedule,
+    Selection,
+    Store,
+    Value,
+    WorkerRecord,
+)
+
+T = TypeVar("T")
+Key = tuple[Any, ...]
+
+SWEEP_BATCH = 1000
+
+ARROWS = {
+    WAITING: (DELAYED, DEAD, HELD, CANCELLED),
+    HELD: (WAITING, DELAYED),
+    CANCELLED: (WAITING, DELAYED, HELD),
+}
+"""Where `move` leads to, and from which states."""
+
+
+class _Heap:
+    """Keys, of which the least is always at hand.
+
+    Any key may be removed: its entry stays behind until it surfaces, or until most entries
+    are such leftovers. So each call costs O(log n), spread over many.
+    """
+
+    __slots__ = ("_entries", "_present")
+
+    def __init__(self) -> None:
+        self._entries: list[Key] = []
+        self._present: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._present)
+
+    def add(self, key: Key) -> None:
+        heapq.heappush(self._entries, key)
+        self._present.add(key)
+
+    def remove(self, key: Key) -> None:
+        self._present.remove(key)
+        if len(self._entries) > 2 * len(self._present) + 64:
+            self._entries = sorted(self._present)
+
+    def first(self) -> Key | None:
+        while self._entries and self._entries[0] not in self._present:
+            heapq.heappop(self._entries)
+        return self._entries[0] if self._entries else None
+
+    def up_to(self, bound: float = math.inf) -> Iterator[Key]:
+        """The keys from the least on; whoever asks for the next has removed the one before."""
+        while (key := self.first()) is not None and key[0] <= bound:
+            yield key
+
+
+class _Expiring(Generic[T]):
+    """What is kept under keys, each until a time of its own (milliseconds since the epoch)."""
+
+    __slots__ = ("_by_expiry", "_kept")
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[int, T]] = {}
+        self._by_expiry = _Heap()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._kept)
+
+    def get(self, key: Any, now: float = -math.inf) -> tuple[int, T] | None:
+        """When it expires, and what it is; None if it is not there or has expired by `now`."""
+        kept = self._kept.get(key)
+        return kept if kept is not None and kept[0] > now else None
+
+    def keep(self, key: Any, what: T, expires_at: int) -> None:
+        self.drop(key)
+        self._kept[key] = (expires_at, what)
+        self._by_expiry.add((expires_at, key))
+
+    def drop(self, key: Any) -> bool:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._by_expiry.remove((kept[0], key))
+        return kept is not None
+
+    def sweep(self, now: int, limit: int) -> int:
+        return sum(self.drop(key) for _, key in islice(self._by_expiry.up_to(now), limit))
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """The messages of one actor in one queue that are to be run."""
+
+    suspects: _Heap = field(default_factory=_Heap)
+    waiting: _Heap = field(default_factory=_Heap)
+    delayed: _Heap = field(default_factory=_Heap)
+
+    def __len__(self) -> int:
+        return len(self.suspects) + len(self.waiting) + len(self.delayed)
+
+    def due(self) -> float:
+        """When there is something to claim, in milliseconds: 0 if it is here, infinity if never."""
+        if self.suspects or self.waiting:
+            return 0
+        first = self.delayed.first()
+        return first[0] / 1000 if first else math.inf
+
+
+class MemoryStore(Store):
+    """Messages, results, counters and schedules of this process; they end with it."""
+
+    shared = False
+
+    def __init__(self, url: str = "memory://") -> None:
+        self.url = url
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._wakes = 0
+        self._last_sequence = self._last_position = self._last_claim = 0
+        self._last_worker = self._last_event = 0
+        self._messages: dict[int, Record] = {}  # in order of sequence, as they were put
+        self._by_id: dict[str, set[int]] = {}
+        self._tally: Counter[tuple[str, str]] = Counter()
+        self._shelves: dict[str, dict[str, _Shelf]] = {}
+        self._aside = {state: _Heap() for state in STATES if state not in (WAITING, DELAYED)}
+        self._workers: dict[int, WorkerRecord] = {}
+        self._values: _Expiring[bytes] = _Expiring()
+        self._counters: _Expiring[int] = _Expiring()
+        self._events: _Expiring[Event] = _Expiring()
+        self._schedules: dict[str, Schedule] = {}
+
+    # -- messages
+
+    def put(self, records: Sequence[Record], *, now: int) -> None:
+        _check(records)
+        with shielded(), self._lock:
+            self._add(records, now)
+            self._changed.notify_all()
+
+    def finish(
+        self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None
+    ) -> list[Record]:
+        for outcome in outcomes:  # all of them before the first write: a bad one leaves no half
+            _check_outcome(outcome)
+        with shielded(), self._lock:
+            for outcome in outcomes:
+                self._settle(outcome, now)
+            if outcomes:
+                self._changed.notify_all()
+            return [] if claim is None else self._take(claim, now)
+
+    def wait(
+        self,
+        queues: Sequence[str],
+        *,
+        now: int,
+        timeout: float,
+        skip: frozenset[str] = frozenset(),
+    ) -> bool:
+        with self._lock:  # not shielded: an interrupt may end the sleep
+            started, wakes = _milliseconds(), self._wakes
+            while True:
+                shelves = self._looked_at(queues, skip)
+                due = min((shelf.due() for shelf in shelves), default=math.inf)
+                passed = _milliseconds() - started
+                if due <= now + passed:
+                    return True
+                if passed >= timeout or wakes != self._wakes:
+                    return False
+                self._sleep(min(timeout, due - now) - passed)
+
+    def wake(self) -> None:
+        with shielded(), self._lock:
+            self._wakes += 1
+            self._changed.notify_all()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        counts: dict[str, dict[str, int]] = {}
+        with shielded(), self._lock:
+            for (queue, state), number in self._tally.items():
+                counts.setdefault(queue, {})[state] = number
+        return counts
+
+    def browse(self, selection: Selection, *, limit: int = 100, after: int = 0) -> list[Record]:
+        with shielded(), self._lock:
+            later = (record for record in self._matching(selection) if record.sequence > after)
+            return [replace(record) for record in islice(later, limit)]
+
+    def move(self, selection: Selection, state: str, *, now: int) -> int:
+        sources = ARROWS.get(state, ())
+        with shielded(), self._lock:
+            moved = [record for record in self._matching(selection) if record.state in sources]
+            for record in moved:
+                self._shift(record, state, now)
+            self._changed.notify_all()
+            return len(moved)
+
+    def purge(self, selection: Selection) -> int:
+        with shielded(), self._lock:
+            gone = [record for record in self._matching(selection) if record.state != RUNNING]
+            for record in gone:
+                self._remove(record)
+            return len(gone)
+
+    # -- workers
+
+    def join(self, worker: WorkerRecord, *, now: int) -> int:
+        with shielded(), self._lock:
+            self._last_worker += 1
+            number = self._last_worker
+            self._workers[number] = _copy_of(worker, id=number, joined_at=now)
+            for record in self._set_aside(DEAD):
+                if _waited_for(worker, record):
+                    self._shift(record, WAITING, now)
+            self._changed.notify_all()
+            return number
+
+    def leave(self, worker: int, *, now: int) -> None:
+        with shielded(), self._lock:
+            self._workers.pop(worker, None)
+            for record in self._set_aside(RUNNING):
+                if record.owner == worker:
+                    self._exit(record)
+                    _give_back(record)
+                    self._enter(record)
+            self._changed.notify_all()
+
+    def reap(self, *, now: int, max_crashes: int = 3) -> int:
+        return 0  # a worker of this store cannot die without it
+
+    def workers(self) -> list[WorkerRecord]:
+        with shielded(), self._lock:
+            return [_copy_of(worker) for worker in self._workers.values()]
+
+    # -- values
+
+    def set_values(self, values: Iterable[Value], *, now: int) -> None:
+        values = list(values)
+        _check(values)
+        with shielded(), self._lock:
+            self._keep(values, now)
+            self._changed.notify_all()
+
+    def get_value(self, key: str, *, now: int) -> bytes | None:
+        with shielded(), self._lock:
+            kept = self._values.get(key, now)
+            return kept[1] if kept else None
+
+    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
+        with self._lock:  # not shielded: an interrupt may end the sleep
+            started, wakes = _milliseconds(), self._wakes
+            while True:
+                data = self.get_value(key, now=clock())
+                left = timeout - (_milliseconds() - started)
+                if data is not None or left <= 0 or wakes != self._wakes:
+                    return data
+                self._sleep(left)
+
+    def delete_values(self, keys: Iterable[str]) -> int:
+        keys = list(keys)
+        with shielded(), self._lock:
+            return sum(self._values.drop(key) for key in keys)
+
+    # -- counters
+
+    def add(self, key: str, value: int, ttl: int, *, now: int) -> bool:
+        with shielded(), self._lock:
+            if self._counters.get(key, now) is not None:
+                return False
+            self._counters.keep(key, value, now + ttl)
+            return True
+
+    def incr(self, key: str, amount: int, maximum: int, ttl: int, *, now: int) -> bool:
+        return self.incr_and_sum(key, lambda: [key], amount, maximum, ttl, now=now)
+
+    def decr(self, key: str, amount: int, minimum: int, ttl: int, *, now: int) -> bool:
+        with shielded(), self._lock:
+            value = self._counter(key, now) - amount
+            if value < minimum:
+                return False
+            self._counters.keep(key, value, now + ttl)
+            return True
+
+    def incr_and_sum(
+        self,
+        key: str,
+        keys: Callable[[], Sequence[str]],
+        amount: int,
+        maximum: int,
+        ttl: int,
+        *,
+        now: int,
+    ) -> bool:
+        summands = keys()  # the caller's code, so not under the lock
+        with shielded(), self._lock:
+            value = self._counter(key, now) + amount
+            total = sum(self._counter(each, now) for each in summands) + amount
+            if max(value, total) > maximum:
+                return False
+            self._counters.keep(key, value, now + ttl)
+            return True
+
+    # -- events and schedules
+
+    def events(
+        self, topics: Sequence[str], *, after: int, limit: int = 100
+    ) -> list[tuple[int, Event]]:
+        with shielded(), self._lock:
+            return list(islice(self._events_after(after, frozenset(topics)), limit))
+
+    def put_schedule(self, schedule: Schedule) -> None:
+        _check([schedule])
+        with shielded(), self._lock:
+            self._schedules[schedule.name] = replace(schedule)
+
+    def due_schedules(self, *, now: int) -> list[Schedule]:
+        with shielded(), self._lock:
+            due = [replace(each) for each in self._schedules.values() if each.due_at <= now]
+        return sorted(due, key=lambda schedule: (schedule.due_at, schedule.name))
+
+    def advance_schedule(
+        self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int
+    ) -> bool:
+        _check(puts)
+        with shielded(), self._lock:
+            kept = self._schedules.get(schedule.name)
+            if kept is None or kept.due_at != schedule.due_at:
+                return False
+            kept.due_at = due_at
+            self._add(puts, now)
+            self._changed.notify_all()
+            return True
+
+    def delete_schedule(self, name: str) -> bool:
+        with shielded(), self._lock:
+            return self._schedules.pop(name, None) is not None
+
+    # -- life
+
+    def sweep(self, *, now: int) -> int:
+        expiring = (self._values, self._counters, self._events)
+        with shielded(), self._lock:
+            swept = self._sweep_dead_letters(now)
+            swept += sum(each.sweep(now, SWEEP_BATCH) for each in expiring)
+            self._clear_empty_shelves()
+            return swept
+
+    def info(self) -> dict[str, Any]:
+        with shielded(), self._lock:
+            return {"store": "memory", "url": self.url, "messages": len(self._messages)}
+
+    def close(self) -> None:
+        self.wake()
+
+    # -- the steps of the verbs, all under the lock
+
+    def _sleep(self, timeout: float) -> None:
+        self._changed.wait(min(timeout / 1000, threading.TIMEOUT_MAX))
+
+    def _add(self, records: Iterable[Record], now: int) -> None:
+        for given in records:
+            self._last_sequence += 1
+            record = Record(
+                given.message_id,
+                given.queue,
+                given.actor,
+                given.body,
+                given.encoder,
+                given.wire,
+                given.priority,
+                given.eta,
+                given.lane,
+                given.root,
+                given.unique_key,
+                created_at=given.created_at or now,
+                sequence=self._last_sequence,
+            )
+            self._messages[record.sequence] = record
+            self._by_id.setdefault(record.message_id, set()).add(record.sequence)
+            self._line_up(record, now)
+            self._enter(record)
+
+    def _remove(self, record: Record) -> None:
+        self._exit(record)
+        del self._messages[record.sequence]
+        namesakes = self._by_id[record.message_id]
+        namesakes.remove(record.sequence)
+        if not namesakes:
+            del self._by_id[record.message_id]
+
+    def _line_up(self, record: Record, now: int) -> None:
+        """Let a message wait for its eta, if that is still to come, or else for its turn."""
+        if record.eta is not None and record.eta > now:
+            record.state, record.position = DELAYED, record.eta * 1000
+        else:
+            record.state, record.position = WAITING, self._next_position(now)
+
+    def _next_position(self, now: int) -> int:
+        # Always past the last one: a clock that jumps back must not let the young overtake.
+        self._last_position = max(now * 1000, self._last_position + 1)
+        return self._last_position
+
+    def _enter(self, record: Record) -> None:
+        """Put a message where its state belongs; `_exit` takes it out before that changes."""
+        self._tally[record.queue, record.state] += 1
+        self._heap_of(record).add(_key(record))
+
+    def _exit(self, record: Record) -> None:
+        self._heap_of(record).remove(_key(record))
+        self._tally[record.queue, record.state] -= 1
+        if not self._tally[record.queue, record.state]:
+            del self._tally[record.queue, record.state]
+
+    def _heap_of(self, record: Record) -> _Heap:
+        if record.state not in (WAITING, DELAYED):
+            return self._aside[record.state]
+        actors = self._shelves.setdefault(record.queue, {})
+        shelf = actors.get(record.actor)
+        if shelf is None:
+            shelf = actors[record.actor] = _Shelf()
+        if record.state == DELAYED:
+            return shelf.delayed
+        return shelf.suspects if record.lane == ALONE else shelf.waiting
+
+    def _set_aside(self, state: str) -> list[Record]:
+        return [self._messages[number] for number in sorted(key[-1] for key in self._aside[state])]
+
+    def _looked_at(self, queues: Iterable[str], skip: Collection[str]) -> Iterator[_Shelf]:
+        for queue in dict.fromkeys(queues):
+            for actor, shelf in self._shelves.get(queue, {}).items():
+                if actor not in skip:
+                    yield shelf
+
+    def _take(self, claim: Claim, now: int) -> list[Record]:
+        self._last_claim += 1
+        shelves = list(self._looked_at(claim.queues, claim.skip))
+        for shelf in shelves:
+            self._promote(shelf, now)
+        suspects = heapq.merge(*(shelf.suspects.up_to() for shelf in shelves))
+        chosen = [self._start(key, claim, now) for key in islice(suspects, min(1, claim.limit))]
+        if chosen:
+            return chosen
+        ready = heapq.merge(*(shelf.waiting.up_to() for shelf in shelves))
+        return [self._start(key, claim, now) for key in islice(ready, claim.limit)]
+
+    def _promote(self, shelf: _Shelf, now: int) -> None:
+        for key in shelf.delayed.up_to(now * 1000):
+            record = self._messages[key[-1]]
+            self._exit(record)
+            record.state = WAITING  # at its old position, which is its eta
+            self._enter(record)
+
+    def _start(self, key: Key, claim: Claim, now: int) -> Record:
+        record = self._messages[key[-1]]
+        self._exit(record)
+        record.state, record.attempts = RUNNING, record.attempts + 1
+        record.owner, record.claim, record.claimed_at = claim.worker, self._last_claim, now
+        self._enter(record)
+        return replace(record)
+
+    def _settle(self, outcome: Outcome, now: int) -> None:
+        record = self._messages.get(outcome.record.sequence)
+        if record is None or not _in_force(outcome.record, record):
+            return
+        self._conclude(record, outcome, now)
+        self._add(outcome.puts, now)
+        self._keep(outcome.values, now)
+        for count in outcome.counts:
+            self._count(count, now)
+        for event in outcome.events:
+            self._last_event += 1
+            self._events.keep(self._last_event, replace(event), now + EVENT_TTL)
+
+    def _conclude(self, record: Record, outcome: Outcome, now: int) -> None:
+        if outcome.kind == DONE:
+            self._remove(record)
+            return
+        self._exit(record)
+        if outcome.kind == RELEASE:
+            _give_back(record)
+        elif outcome.kind == DEAD:
+            record.state, record.reason, record.died_at = DEAD, outcome.reason, now
+            record.owner = record.claimed_at = record.verdict = None
+        elif outcome.retry is not None:
+            _renew(record, outcome.retry)
+            self._line_up(record, now)
+        self._enter(record)
+
+    def _count(self, count: Count, now: int) -> None:
+        expires_at, value = self._counters.get(count.key, now) or (now + count.ttl, 0)
+        value += count.amount
+        if value == count.target:
+            self._counters.drop(count.key)
+            self._add(count.puts, now)
+        else:
+            self._counters.keep(count.key, value, expires_at)
+
+    def _shift(self, record: Record, state: str, now: int) -> None:
+        self._exit(record)
+        if record.state == DEAD:
+            record.attempts = record.crashes = 0
+            record.verdict = record.reason = record.died_at = None
+        record.state = state
+        if state == WAITING:
+            record.eta, record.position = None, self._next_position(now)
+        self._enter(record)
+
+    def _matching(self, selection: Selection) -> Iterator[Record]:
+        """The messages that are meant, in order of sequence."""
+        fields = {
+            "state": frozenset(selection.states),
+            "queue": frozenset(selection.queues),
+            "actor": frozenset(selection.actors),
+            "message_id": frozenset(selection.message_ids),
+        }
+        given = [(name, wanted) for name, wanted in fields.items() if wanted]
+        for number in self._numbers(selection):
+            record = self._messages.get(number)
+            if record and all(getattr(record, name) in wanted for name, wanted in given):
+                yield record
+
+    def _numbers(self, selection: Selection) -> Iterable[int]:
+        if selection.sequences:
+            return sorted(set(selection.sequences))
+        if selection.message_ids:
+            ids = set(selection.message_ids)
+            return sorted(number for each in ids for number in self._by_id.get(each, ()))
+        return self._messages
+
+    def _keep(self, values: Iterable[Value], now: int) -> None:
+        for value in values:
+            self._values.keep(value.key, value.data, now + value.ttl)
+
+    def _counter(self, key: str, now: int) -> int:
+        kept = self._counters.get(key, now)
+        return kept[1] if kept else 0
+
+    def _events_after(self, after: int, topics: Collection[str]) -> Iterator[tuple[int, Event]]:
+        oldest = next(iter(self._events), 0)
+        for number in range(max(after + 1, oldest), self._last_event + 1):
+            kept = self._events.get(number)
+            if kept and (not topics or kept[1].topic in topics):
+                yield number, replace(kept[1])
+
+    def _sweep_dead_letters(self, now: int) -> int:
+        swept = 0
+        for key in islice(self._aside[DEAD].up_to(now - DEAD_LETTER_TTL), SWEEP_BATCH):
+            self._remove(self._messages[key[-1]])
+            swept += 1
+        return swept
+
+    def _clear_empty_shelves(self) -> None:
+        for queue, shelves in list(self._shelves.items()):
+            for actor in [actor for actor, shelf in shelves.items() if not shelf]:
+                del shelves[actor]
+            if not shelves:
+                del self._shelves[queue]
+
+
+def _milliseconds() -> float:
+    return time.monotonic() * 1000
+
+
+def _copy_of(worker: WorkerRecord, **changes: Any) -> WorkerRecord:
+    lists: dict[str, Any] = {"queues": list(worker.queues), "actors": list(worker.actors)}
+    return replace(worker, **lists, **changes)
+
+
+def _key(record: Record) -> Key:
+    """Where a message stands in the heap of its state."""
+    if record.state == WAITING:
+        return record.priority, record.position, record.sequence
+    if record.state == DELAYED:
+        return record.position, record.sequence
+    return record.died_at or 0, record.sequence
+
+
+def _in_force(claimed: Record, record: Record) -> bool:
+    same_claim = (claimed.owner, claimed.claim) == (record.owner, record.claim)
+    return record.state == RUNNING and same_claim
+
+
+def _give_back(record: Record) -> None:
+    """As if it had never been claimed: uncharged, and at its old position."""
+    record.state, record.attempts = WAITING, record.attempts - 1
+    record.owner = record.claimed_at = None
+
+
+def _renew(record: Record, retry: Record) -> None:
+    """Take over what was sent anew, and keep what has become of the message so far."""
+    record.body, record.encoder, record.wire = retry.body, retry.encoder, retry.wire
+    record.queue, record.actor, record.lane = retry.queue, retry.actor, retry.lane
+    record.priority, record.eta = retry.priority, retry.eta
+    record.root, record.unique_key = retry.root, retry.unique_key
+    record.owner = record.claimed_at = record.verdict = None
+
+
+def _waited_for(worker: WorkerRecord, record: Record) -> bool:
+    return (
+        (record.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
+        and record.actor in worker.actors
+        and (not worker.queues or record.queue in worker.queues)
+    )
+
+
+_SHAPES: dict[type, dict[str, type | tuple[type, ...]]] = {
+    Record: {
+        "message_id": str,
+        "queue": str,
+        "actor": str,
+        "body": bytes,
+        "priority": int,
+        "eta": (int, type(None)),
+        "created_at": int,
+    },
+    Value: {"key": str, "data": bytes, "ttl": int},
+    Count: {"key": str, "target": int, "ttl": int, "amount": int},
+    Event: {"topic": str, "data": bytes},
+    Schedule: {"name": str, "due_at": int, "body": bytes},
+}
+
+
+def _check(given: Iterable[Any]) -> None:
+    """Raise what a file would raise for a field of the wrong type, and before anything is done."""
+    for each in given:
+        for name, shape in _SHAPES[type(each)].items():
+            value = getattr(each, name)
+            if not isinstance(value, shape):
+                raise StoreError(
+                    f"{type(each).__name__}.{name} is of type {type(value).__name__}, which no "
+                    "store can keep there; encode the message before it is put"
+                )
+
+
+def _check_outcome(outcome: Outcome) -> None:
+    retry = [] if outcome.retry is None else [outcome.retry]
+    if outcome.kind not in (DONE, RETRY, RELEASE, DEAD) or (outcome.kind == RETRY and not retry):
+        raise StoreError(f"{outcome.kind!r} is no ending, or one that lacks its record to retry")
+    _check([*retry, *outcome.puts, *outcome.values, *outcome.counts, *outcome.events])
+    for count in outcome.counts:
+        _check(count.puts)

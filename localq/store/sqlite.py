@@ -1,0 +1,474 @@
+"""The store that is one SQLite file: messages and workers.
+
+``schema.sql`` has the tables, `statements` every statement, `database` the
+connection and its transactions, `keyed` the values, counters, events and
+schedules, `bell` how a sleeper is woken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..cells import CRASHED, Death, read_death
+from ..clock import clock
+from . import statements as sql
+from .base import (
+    ALONE,
+    CANCELLED,
+    DEAD,
+    DEAD_LETTER_TTL,
+    DELAYED,
+    DONE,
+    HELD,
+    RELEASE,
+    RETRY,
+    RUNNING,
+    STATES,
+    WAITING,
+    Claim,
+    Outcome,
+    Record,
+    Selection,
+    WorkerRecord,
+)
+from .bell import WANTS_MESSAGE, Bells, mask
+from .database import SCHEMA_VERSION, Database
+from .keyed import KeyedSQLite
+
+INLINE = 2000
+"""Bytes of a body that its row still holds; larger ones lie apart."""
+
+SWEEP_BATCH = 500
+
+
+class SQLiteStore(KeyedSQLite):
+    """Messages in one file, shared by all processes of this machine.
+
+    Parameters:
+      path: absolute path of the file; made where there is none, in a folder that exists.
+      durability: "normal" survives the death of every process; "full" also power loss, at the
+        price of waiting for the disk at each commit.
+      gate_timeout: milliseconds that a writer waits for others before `StoreBusy`.
+      busy_timeout: milliseconds that it waits for a program which is not localq.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: str = "normal",
+        gate_timeout: float = 30_000,
+        busy_timeout: float = 30_000,
+    ) -> None:
+        if durability not in ("normal", "full"):
+            raise ValueError(f"durability is 'normal' or 'full', not {durability!r}")
+        self.users = 1  # how many brokers and backends of this process share it
+        self.path = path
+        self.url = f"sqlite:///{path}"
+        self.durability = durability
+        self.database = Database(
+            path, full=durability == "full", gate_timeout=gate_timeout, busy_timeout=busy_timeout
+        )
+        self.bells = Bells(os.path.join(self.database.side, "bells"), self._watch_for_change)
+        self.database.forget_in_child = self.bells.forget_in_child
+        self._tokens = itertools.count(1)
+
+    def _watch_for_change(self) -> Any:
+        seen = self.database.changes()
+
+        def changed() -> bool:
+            nonlocal seen
+            before, seen = seen, self.database.changes()
+            return seen != before
+
+        return changed
+
+    # -- messages
+
+    def put(self, records: Sequence[Record], *, now: int) -> None:
+        with self.database.write as connection:
+            self._insert(connection, records, now)
+        self._ring(records)
+
+    def _insert(self, connection: sqlite3.Connection, records: Sequence[Record], now: int) -> None:
+        if not records:
+            return
+        first = self.database.gate.next_position(now, len(records))
+        rows = [_row(record, position, now) for position, record in enumerate(records, first)]
+        if all(len(record.body) <= INLINE for record in records):
+            connection.executemany(sql.INSERT, rows)
+            return
+        for record, row in zip(records, rows, strict=True):
+            sequence = connection.execute(sql.INSERT, row).lastrowid
+            if len(record.body) > INLINE:
+                connection.execute(sql.INSERT_PAYLOAD, (sequence, record.body))
+
+    def _ring(self, records: Iterable[Record]) -> None:
+        # Delayed ones too: who sleeps must learn that there is an earlier eta to wake up for.
+        queues: dict[str, int] = {}
+        for record in records:
+            queues[record.queue] = queues.get(record.queue, 0) + 1
+        for queue, count in queues.items():
+            self.bells.ring(queue, count)
+
+    def finish(
+        self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None
+    ) -> list[Record]:
+        claimed: list[Record] = []
+        with self.database.write as connection:
+            written = self._write_outcomes(connection, outcomes, now) if outcomes else []
+            if claim is not None:
+                claimed = self._claim(connection, claim, now)
+        self._tell(written)
+        if claim is not None and len(claimed) == claim.limit:
+            # There may be more: whoever was woken for several messages passes the bell on.
+            for queue in claim.queues:
+                self.bells.ring(queue)
+        return claimed
+
+    def _write_outcomes(
+        self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: int
+    ) -> list[Outcome]:
+        written: list[Outcome] = []
+        for (owner, token, done), group in itertools.groupby(outcomes, _claim_of):
+            if done:
+                written += self._remove(connection, list(group), owner, token)
+            else:
+                written += [outcome for outcome in group if self._change(connection, outcome, now)]
+        self._insert(connection, [record for outcome in written for record in outcome.puts], now)
+        self._keep(connection, [value for outcome in written for value in outcome.values], now)
+        for outcome in written:
+            for count in outcome.counts:
+                outcome.puts += self._step(connection, count, now)
+            self._put_events(connection, outcome.events, now)
+        return written
+
+    def _remove(
+        self, connection: sqlite3.Connection, outcomes: list[Outcome], owner: int | None, token: int
+    ) -> list[Outcome]:
+        sequences = [outcome.record.sequence for outcome in outcomes]
+        removed = connection.execute(sql.remove(len(sequences)), (*sequences, owner, token)).fetchall()
+        if len(removed) != len(outcomes):
+            ours = {sequence for (sequence,) in removed}
+            outcomes = [outcome for outcome in outcomes if outcome.record.sequence in ours]
+        for outcome in outcomes:
+            if len(outcome.record.body) > INLINE:
+                connection.execute(sql.DELETE_PAYLOAD, (outcome.record.sequence,))
+        return outcomes
+
+    def _change(self, connection: sqlite3.Connection, outcome: Outcome, now: int) -> bool:
+        """Bury, retry or release one message; False if it is not this claim's any more."""
+        record = outcome.record
+        this_claim = (record.sequence, record.owner, record.claim)
+        if outcome.kind == RELEASE:
+            return connection.execute(sql.RELEASE, this_claim).rowcount == 1
+        if outcome.kind == DEAD:
+            return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
+        assert outcome.kind == RETRY and outcome.retry is not None
+        retry = outcome.retry
+        state, position = _place(retry, self.database.gate.next_position(now, 1), now)
+        inline = retry.body if len(retry.body) <= INLINE else None
+        row = (state, position, retry.eta, retry.queue, retry.actor, inline, retry.encoder, retry.wire,
+               retry.priority, retry.lane, retry.root, retry.unique_key)  # fmt: skip
+        if connection.execute(sql.RETRY, (*row, *this_claim)).rowcount != 1:
+            return False
+        if inline is None:
+            connection.execute(sql.INSERT_PAYLOAD, (record.sequence, retry.body))
+        elif len(record.body) > INLINE:
+            connection.execute(sql.DELETE_PAYLOAD, (record.sequence,))
+        return True
+
+    def _step(self, connection: sqlite3.Connection, count: Any, now: int) -> list[Record]:
+        if not self._count(connection, count, now):
+            return []
+        self._insert(connection, count.puts, now)
+        return list(count.puts)
+
+    def _tell(self, written: list[Outcome]) -> None:
+        for outcome in written:
+            if outcome.puts:
+                self._ring(outcome.puts)
+            for value in outcome.values:
+                self.bells.ring_value(value.key)
+            if outcome.kind == RELEASE:
+                self.bells.ring(outcome.record.queue)
+            elif outcome.retry is not None:
+                self.bells.ring(outcome.retry.queue)
+
+    def _claim(self, connection: sqlite3.Connection, claim: Claim, now: int) -> list[Record]:
+        connection.execute(sql.PROMOTE, (now * 1000,))
+        mark = (claim.worker, next(self._tokens), now)
+        rows = connection.execute(sql.CLAIM_SUSPECT, (*mark, json.dumps(claim.queues))).fetchall()
+        if not rows:
+            statement = sql.claim(len(claim.queues), len(claim.skip))
+            skip, limit = tuple(claim.skip), claim.limit
+            each = itertools.chain.from_iterable((queue, *skip, limit) for queue in claim.queues)
+            rows = connection.execute(statement, (*mark, *each, limit)).fetchall()
+        records = self._records(connection, rows)
+        if len(records) > 1:
+            records.sort(key=lambda record: (record.priority, record.position, record.sequence))
+        return records
+
+    def _records(self, connection: sqlite3.Connection, rows: list[Any]) -> list[Record]:
+        records = [_record(row) for row in rows]
+        for record in records:
+            if record.body is None:
+                (record.body,) = connection.execute(sql.SELECT_PAYLOAD, (record.sequence,)).fetchone()
+        return records
+
+    def wait(
+        self,
+        queues: Sequence[str],
+        *,
+        now: int,
+        timeout: float,
+        skip: frozenset[str] = frozenset(),
+    ) -> bool:
+        sleeper = self.bells.borrow()
+        try:
+            sleeper.announce(WANTS_MESSAGE, mask(queues))
+            until = self._next_due(queues, skip, now)
+            if until == 0:
+                return True
+            if until is None or until > timeout:
+                return sleeper.wait(timeout)
+            sleeper.wait(until)
+            return True
+        finally:
+            sleeper.withdraw()
+            self.bells.give_back(sleeper)
+
+    def _next_due(self, queues: Sequence[str], skip: frozenset[str], now: int) -> int | None:
+        """Milliseconds until there is something to claim, as far as is known now; None: for ever."""
+        with self.database.read as connection:
+            statement = sql.claimable(len(queues), len(skip))
+            if connection.execute(statement, (*queues, *skip)).fetchone()[0]:
+                return 0
+            (position,) = connection.execute(sql.NEXT_DELAYED).fetchone()
+        return None if position is None else max(0, -(-position // 1000) - now)
+
+    def wake(self) -> None:
+        self.bells.wake_own()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        with self.database.read as connection:
+            rows = connection.execute(sql.COUNTS).fetchall()
+        counts: dict[str, dict[str, int]] = {}
+        for queue, state, count in rows:
+            counts.setdefault(queue, {})[state] = count
+        return counts
+
+    def browse(self, selection: Selection, *, limit: int = 100, after: int = 0) -> list[Record]:
+        where, values = _where(selection)
+        statement = (
+            f"SELECT {sql.COLUMNS} FROM message WHERE sequence > ? AND {where} ORDER BY sequence LIMIT ?"
+        )
+        with self.database.read as connection:
+            rows = connection.execute(statement, (after, *values, limit)).fetchall()
+            return self._records(connection, rows)
+
+    def move(self, selection: Selection, state: str, *, now: int) -> int:
+        sources = {
+            WAITING: (DELAYED, DEAD, HELD, CANCELLED),
+            DEAD: (),
+            HELD: (WAITING, DELAYED),
+            CANCELLED: (WAITING, DELAYED, HELD),
+        }.get(state, ())
+        states = [source for source in selection.states or STATES if source in sources]
+        if not states:
+            return 0
+        where, values = _where(replace(selection, states=states))
+        with self.database.write as connection:
+            rows = connection.execute(f"SELECT {sql.COLUMNS} FROM message WHERE {where}", values).fetchall()
+            moved = [_record(row) for row in rows]
+            first = self.database.gate.next_position(now, len(moved) or 1)
+            connection.executemany(
+                sql.MOVE, (_moved(record, state, first + n) for n, record in enumerate(moved))
+            )
+        if state == WAITING:
+            self._ring(moved)
+        return len(moved)
+
+    def purge(self, selection: Selection) -> int:
+        states = [state for state in selection.states or STATES if state != RUNNING]
+        where, values = _where(replace(selection, states=states))
+        with self.database.write as connection:
+            connection.execute(
+                f"DELETE FROM payload WHERE sequence IN (SELECT sequence FROM message WHERE {where})", values
+            )
+            return connection.execute(f"DELETE FROM message WHERE {where}", values).rowcount
+
+    # -- workers
+
+    def join(self, worker: WorkerRecord, *, now: int) -> int:
+        queues, actors = json.dumps(list(worker.queues)), json.dumps(list(worker.actors))
+        row = (worker.name, worker.pid, worker.pool, queues, actors, worker.threads, now)
+        with self.database.write as connection:
+            number = connection.execute(sql.JOIN, row).lastrowid
+            connection.execute(sql.REVIVE, (actors, queues))
+        assert number is not None
+        return number
+
+    def leave(self, worker: int, *, now: int) -> None:
+        with self.database.write as connection:
+            connection.execute(sql.LEAVE, (worker,)).fetchall()
+            given = connection.execute(sql.GIVE_BACK, ("[]", worker)).rowcount
+            queues = connection.execute("SELECT DISTINCT queue FROM message WHERE state = 'waiting'").fetchall() if given else []
+        for (queue,) in queues:
+            self.bells.ring(queue, given)
+
+    def worker_path(self, name: str) -> str:
+        """The file whose lock says that the worker of that name lives."""
+        return os.path.join(self.database.side, "workers", name)
+
+    def reap(self, *, now: int, max_crashes: int = 3) -> int:
+        given = 0
+        for worker in self.workers():
+            death = read_death(self.worker_path(worker.name))
+            if death is not None:
+                given += self._give_back(worker, death, max_crashes)
+        return given
+
+    def _give_back(self, worker: WorkerRecord, death: Death, max_crashes: int) -> int:
+        with self.database.write as connection:
+            if not connection.execute(sql.LEAVE, (worker.id,)).fetchall():
+                return 0  # another one reaped it first
+            charged = self._charge(connection, worker.id, death, max_crashes)
+            given = connection.execute(sql.GIVE_BACK, (json.dumps(charged), worker.id)).rowcount
+        try:
+            os.unlink(self.worker_path(worker.name))
+        except FileNotFoundError:
+            pass
+        for queue in worker.queues:
+            self.bells.ring(queue, given)
+        return given
+
+    def _charge(
+        self, connection: sqlite3.Connection, worker: int, death: Death, max_crashes: int
+    ) -> list[int]:
+        """Charge the sole runner of a crash, or mark the several suspects; say who was charged."""
+        runners = [(running.sequence, worker, running.claim) for running in death.running]
+        if death.end != CRASHED:
+            return []
+        if len(runners) > 1:
+            connection.executemany(sql.SUSPECT, runners)
+            return []
+        verdict = f"WorkerCrashed: {describe_end(death.status)}"
+        return [
+            sequence
+            for runner in runners
+            for (sequence,) in connection.execute(sql.CHARGE, (max_crashes, verdict, *runner)).fetchall()
+        ]
+
+    def workers(self) -> list[WorkerRecord]:
+        with self.database.read as connection:
+            rows = connection.execute(sql.WORKERS).fetchall()
+        return [
+            WorkerRecord(name, pid, json.loads(queues), json.loads(actors), *rest)
+            for name, pid, queues, actors, *rest in rows
+        ]
+
+    # -- life
+
+    def sweep(self, *, now: int) -> int:
+        values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": SWEEP_BATCH}
+        with self.database.write as connection:
+            swept = sum(connection.execute(statement, values).rowcount for statement in sql.SWEEP)
+            connection.execute("PRAGMA incremental_vacuum(100)").fetchall()
+        return swept
+
+    def info(self) -> dict[str, Any]:
+        with self.database.read as connection:
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        return {
+            "store": "sqlite",
+            "file": self.path,
+            "side_folder": self.database.side,
+            "size": os.stat(self.path).st_size,
+            "sqlite_version": sqlite3.sqlite_version,
+            "journal_mode": mode,
+            "schema_version": version,
+            "newest_known_schema": SCHEMA_VERSION,
+            "durability": self.durability,
+        }
+
+    def close(self) -> None:
+        self.users -= 1
+        if self.users > 0:
+            return
+        self.bells.close()
+        self.database.close()
+
+
+def describe_end(status: int) -> str:
+    """How a process ended, for a person: ``killed by signal 11 (SIGSEGV)``."""
+    if status >= 0:
+        return f"its process exited with status {status} in the middle of it"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    return f"its process was killed by signal {-status} ({name})"
+
+
+def _claim_of(outcome: Outcome) -> tuple[int | None, int, bool]:
+    return outcome.record.owner, outcome.record.claim, outcome.kind == DONE
+
+
+def _place(record: Record, position: int, now: int) -> tuple[str, int]:
+    if record.eta is not None and record.eta > now:
+        return DELAYED, record.eta * 1000
+    return WAITING, position
+
+
+def _row(record: Record, position: int, now: int) -> tuple[Any, ...]:
+    state, position = _place(record, position, now)
+    return (
+        record.message_id, record.queue, record.actor,
+        record.body if len(record.body) <= INLINE else None,
+        record.encoder, record.wire, record.priority, record.eta, record.lane, record.root,
+        record.unique_key, record.created_at or now, state, position,
+    )  # fmt: skip
+
+
+def _record(row: Sequence[Any]) -> Record:
+    sequence, *given = row[:13]
+    return Record(*given, sequence, *row[13:])
+
+
+def _moved(record: Record, state: str, position: int) -> tuple[Any, ...]:
+    anew = record.state == DEAD
+    eta = None if state == WAITING else record.eta
+    tries = (0, 0, None, None, None) if anew else (
+        record.attempts, record.crashes, record.verdict, record.reason, record.died_at)  # fmt: skip
+    return state, position, eta, *tries, record.sequence
+
+
+def _where(selection: Selection) -> tuple[str, list[Any]]:
+    conditions, values = ["1"], []
+    for column, wanted in _fields(selection):
+        conditions.append(f"{column} IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(list(wanted)))
+    return " AND ".join(conditions), values
+
+
+def _fields(selection: Selection) -> Iterator[tuple[str, Sequence[Any]]]:
+    for column, wanted in (
+        ("state", selection.states),
+        ("queue", selection.queues),
+        ("actor", selection.actors),
+        ("message_id", selection.message_ids),
+        ("sequence", selection.sequences),
+    ):
+        if wanted:
+            yield column, wanted

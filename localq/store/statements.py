@@ -1,0 +1,174 @@
+"""Every SQL statement of the SQLite store, one a name; ``schema.sql`` has the tables."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+COLUMNS = (
+    "sequence, message_id, queue, actor, body, encoder, wire, priority, eta, lane, root, unique_key, "
+    "created_at, state, position, owner, claim, claimed_at, attempts, crashes, verdict, reason, died_at"
+)
+
+# -- messages
+
+INSERT = """
+INSERT INTO message (message_id, queue, actor, body, encoder, wire, priority, eta, lane, root,
+                     unique_key, created_at, state, position)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+INSERT_PAYLOAD = "INSERT OR REPLACE INTO payload (sequence, body) VALUES (?, ?)"
+SELECT_PAYLOAD = "SELECT body FROM payload WHERE sequence = ?"
+DELETE_PAYLOAD = "DELETE FROM payload WHERE sequence = ?"
+
+PROMOTE = "UPDATE message SET state = 'waiting' WHERE state = 'delayed' AND position <= ?"
+
+CLAIM_SUSPECT = f"""
+UPDATE message SET state = 'running', owner = ?, claim = ?, claimed_at = ?, attempts = attempts + 1
+WHERE sequence = (
+  SELECT sequence FROM message
+  WHERE state = 'waiting' AND lane = 'alone' AND queue IN (SELECT value FROM json_each(?))
+  ORDER BY priority, position LIMIT 1)
+RETURNING {COLUMNS}"""
+
+BURY = """
+UPDATE message SET state = 'dead', reason = ?, died_at = ?, verdict = NULL, owner = NULL,
+                   claimed_at = NULL
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
+
+RETRY = """
+UPDATE message SET state = ?, position = ?, eta = ?, queue = ?, actor = ?, body = ?, encoder = ?,
+                   wire = ?, priority = ?, lane = ?, root = ?, unique_key = ?, verdict = NULL,
+                   owner = NULL, claimed_at = NULL
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
+
+RELEASE = """
+UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts = attempts - 1
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
+
+NEXT_DELAYED = "SELECT min(position) FROM message WHERE state = 'delayed'"
+
+COUNTS = """
+SELECT queue, 'waiting', count(*) FROM message WHERE state = 'waiting' GROUP BY queue UNION ALL
+SELECT queue, 'delayed', count(*) FROM message WHERE state = 'delayed' GROUP BY queue UNION ALL
+SELECT queue, 'running', count(*) FROM message WHERE state = 'running' GROUP BY queue UNION ALL
+SELECT queue, 'dead',    count(*) FROM message WHERE state = 'dead'    GROUP BY queue UNION ALL
+SELECT queue, state,     count(*) FROM message WHERE state IN ('held', 'cancelled')
+                                               GROUP BY queue, state"""
+
+
+@lru_cache(maxsize=64)
+def claim(queues: int, skip: int) -> str:
+    """Take the first messages of some queues, but none of some actors.
+
+    Each queue gives its own first ones from the index; only those few are then sorted.
+    """
+    skipped = f"AND actor NOT IN ({_marks(skip)})" if skip else ""
+    one = f"""SELECT * FROM (
+      SELECT sequence, priority, position FROM message
+      WHERE state = 'waiting' AND lane = 'thread' AND queue = ? {skipped}
+      ORDER BY priority, position LIMIT ?)"""
+    return f"""
+UPDATE message SET state = 'running', owner = ?, claim = ?, claimed_at = ?, attempts = attempts + 1
+WHERE sequence IN (SELECT sequence FROM (
+    {" UNION ALL ".join([one] * queues)})
+  ORDER BY priority, position LIMIT ?)
+RETURNING {COLUMNS}"""
+
+
+@lru_cache(maxsize=64)
+def claimable(queues: int, skip: int) -> str:
+    """Whether there is anything that `claim` would take."""
+    skipped = f"AND actor NOT IN ({_marks(skip)})" if skip else ""
+    return f"""
+SELECT EXISTS (SELECT 1 FROM message WHERE state = 'waiting' AND lane IN ('thread', 'alone')
+                                       AND queue IN ({_marks(queues)}) {skipped})"""
+
+
+@lru_cache(maxsize=128)
+def remove(count: int) -> str:
+    """Remove done messages, and say which of them were still this claim's."""
+    return f"""
+DELETE FROM message WHERE sequence IN ({_marks(count)}) AND owner = ? AND claim = ?
+                      AND state = 'running' RETURNING sequence"""
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+MOVE = """
+UPDATE message SET state = ?, position = ?, eta = ?, attempts = ?, crashes = ?, verdict = ?,
+                   reason = ?, died_at = ?
+WHERE sequence = ?"""
+
+# -- workers
+
+JOIN = """
+INSERT INTO worker (name, pid, pool, queues, actors, threads, joined_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)"""
+LEAVE = "DELETE FROM worker WHERE id = ? RETURNING id"
+WORKERS = "SELECT name, pid, queues, actors, threads, pool, joined_at, id FROM worker ORDER BY id"
+
+REVIVE = """
+UPDATE message SET state = 'waiting', attempts = 0, crashes = 0, reason = NULL, died_at = NULL
+WHERE state = 'dead' AND reason LIKE 'ActorNotFound:%'
+  AND actor IN (SELECT value FROM json_each(?))
+  AND (?2 = '[]' OR queue IN (SELECT value FROM json_each(?2)))"""
+
+CHARGE = """
+UPDATE message SET crashes = crashes + 1, verdict = CASE WHEN crashes + 1 >= ? THEN ? END
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
+
+SUSPECT = """
+UPDATE message SET lane = 'alone'
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
+
+GIVE_BACK = """
+UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL,
+                   attempts = attempts - (sequence NOT IN (SELECT value FROM json_each(?)))
+WHERE owner = ? AND state = 'running'"""
+
+# -- values, counters, events, schedules
+
+SET_VALUE = "INSERT OR REPLACE INTO value (key, data, expires_at) VALUES (?, ?, ?)"
+GET_VALUE = "SELECT data FROM value WHERE key = ? AND expires_at > ?"
+DELETE_VALUE = "DELETE FROM value WHERE key = ?"
+
+GET_COUNTER = "SELECT value FROM counter WHERE key = ? AND expires_at > ?"
+SET_COUNTER = "INSERT OR REPLACE INTO counter (key, value, expires_at) VALUES (?, ?, ?)"
+DELETE_COUNTER = "DELETE FROM counter WHERE key = ?"
+STEP_COUNTER = """
+INSERT INTO counter (key, value, expires_at) VALUES (:key, :amount, :until)
+ON CONFLICT (key) DO UPDATE SET
+  value = CASE WHEN expires_at > :now THEN value ELSE 0 END + :amount,
+  expires_at = CASE WHEN expires_at > :now THEN expires_at ELSE :until END
+RETURNING value"""
+SUM_COUNTERS = """
+SELECT coalesce(sum(value), 0) FROM counter
+WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?"""
+
+PUT_EVENT = "INSERT INTO event (topic, data, expires_at) VALUES (?, ?, ?)"
+EVENTS = "SELECT sequence, topic, data FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
+EVENTS_OF = """
+SELECT sequence, topic, data FROM event
+WHERE topic IN (SELECT value FROM json_each(?)) AND sequence > ? ORDER BY sequence LIMIT ?"""
+
+PUT_SCHEDULE = "INSERT OR REPLACE INTO schedule (name, due_at, body) VALUES (?, ?, ?)"
+DUE_SCHEDULES = "SELECT name, due_at, body FROM schedule WHERE due_at <= ? ORDER BY due_at, name"
+ADVANCE_SCHEDULE = "UPDATE schedule SET due_at = ? WHERE name = ? AND due_at = ?"
+DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
+
+# -- what has expired, a bounded batch of each
+
+SWEEP = (
+    """DELETE FROM value WHERE key IN
+       (SELECT key FROM value WHERE expires_at <= :now LIMIT :batch)""",
+    """DELETE FROM counter WHERE key IN
+       (SELECT key FROM counter WHERE expires_at <= :now LIMIT :batch)""",
+    """DELETE FROM event WHERE sequence IN
+       (SELECT sequence FROM event WHERE expires_at <= :now LIMIT :batch)""",
+    """DELETE FROM payload WHERE sequence IN
+       (SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead ORDER BY died_at LIMIT :batch)""",
+    """DELETE FROM message WHERE sequence IN
+       (SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead ORDER BY died_at LIMIT :batch)""",
+)

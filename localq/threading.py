@@ -1,0 +1,200 @@
+"""Raising an exception in another thread, and where it may land.
+
+A time limit, an abort or a shutdown notice is an `Interrupt` that is raised in
+the thread that runs the task. It may land only inside the task's own code:
+`Interruptible` is the thread's door, open while its actor runs. Parts of ours
+that the actor calls (a send, a look for a result) go through `shielded`, and an
+interrupt waits until they are left.
+
+On a process's main thread a signal carries the interrupt, so that it also ends
+a blocking call. Elsewhere CPython raises it between two bytecodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import threading
+from types import TracebackType
+from typing import Any
+
+from .logging import get_logger
+
+logger = get_logger(__name__)
+
+current_platform = platform.python_implementation()
+supported_platforms = {"CPython"}
+
+INTERRUPT_SIGNAL = getattr(signal, "SIGURG", None)
+"""Ignored by default and hardly used by programs; None where there is no such signal."""
+
+
+class Interrupt(BaseException):
+    """Raised in a thread from outside. Not an `Exception`: a task that catches all of
+    those must not swallow it."""
+
+
+def is_gevent_active() -> bool:
+    """Whether gevent has patched this process: localq does not run on gevent, so never."""
+    return False
+
+
+def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrupt) -> None:
+    """Raise `exception` in the thread of that ident, as soon as it runs Python code.
+
+    What cannot be done (no such thread, another Python than CPython) is logged as critical.
+    """
+    name = exception.__name__ if isinstance(exception, type) else type(exception).__name__
+    if current_platform not in supported_platforms:
+        logger.critical(
+            "Setting thread exceptions (%s) is not supported for your current platform (%r).",
+            name,
+            current_platform,
+        )
+        return
+    door = _doors.get(thread_id)
+    if door is not None:
+        door.interrupt(exception)
+    elif not _raise_asynchronously(thread_id, exception):
+        logger.critical("Failed to set exception (%s) in thread %d.", name, thread_id)
+
+
+def _raise_asynchronously(thread_id: int, exception: type[Interrupt] | Interrupt) -> bool:
+    # CPython takes a class here; an instance is carried by a class that makes it.
+    raised = exception if isinstance(exception, type) else _class_that_raises(exception)
+    count = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), ctypes.py_object(raised)
+    )
+    return count == 1
+
+
+def _class_that_raises(exception: Interrupt) -> type[Interrupt]:
+    cls = type(exception)
+    return type(cls.__name__, (cls,), {"__init__": lambda self: cls.__init__(self, *exception.args)})
+
+
+_doors: dict[int, Interruptible] = {}
+
+
+class Interruptible:
+    """The door of one thread, through which interrupts come while it is open.
+
+    Parameters:
+      by_signal: whether a signal carries them, which ends blocking calls too; only for
+        the main thread of a process of ours (`install_signal_handler`).
+    """
+
+    def __init__(self, *, by_signal: bool = False) -> None:
+        self.thread_id = threading.get_ident()
+        self._by_signal = by_signal
+        # Whoever holds it decides about landing: the thread itself while it is shielded,
+        # or another one for the moment in which it raises. An RLock knows its owner, so that
+        # an exception that lands right after acquire() does not leave it held.
+        self._lock = threading.RLock()
+        self._shields = 0
+        self._open = False
+        self._waiting: type[Interrupt] | Interrupt | None = None
+        _doors[self.thread_id] = self
+
+    def forget(self) -> None:
+        """The thread ends, or runs tasks no more."""
+        _doors.pop(self.thread_id, None)
+
+    def open(self) -> None:
+        """From here on an interrupt may be raised in the thread. Call it as the first
+        statement of a `try` whose end calls `close`."""
+        self._waiting = None
+        self._open = True
+
+    def close(self) -> None:
+        """From here on none is raised any more; one that still waits is dropped."""
+        with self._lock:  # one that was just raised lands on this line at the latest
+            self._open = False
+            self._waiting = None
+
+    def interrupt(self, exception: type[Interrupt] | Interrupt) -> None:
+        """Called by another thread: raise `exception` in this one, if its door is open."""
+        if self._by_signal:
+            self._waiting = exception
+            signal.pthread_kill(self.thread_id, INTERRUPT_SIGNAL)  # type: ignore[arg-type]
+        elif self._lock.acquire(blocking=False):
+            try:
+                if self._open:
+                    _raise_asynchronously(self.thread_id, exception)
+            finally:
+                self._lock.release()
+        else:
+            self._waiting = exception
+
+    def deliver(self) -> None:
+        """In the thread itself: raise what waits, unless the door is closed or shielded."""
+        if self._open and not self._shields and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            raise waiting
+
+    def __enter__(self) -> None:
+        self._shields += 1
+        try:
+            self._lock.acquire()
+        except BaseException:  # an interrupt raised just before, which lands on that line
+            self._shields -= 1
+            with contextlib.suppress(RuntimeError):
+                self._lock.release()
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        self._shields -= 1
+        if exc is None:
+            self.deliver()
+
+
+class _NoDoor:
+    """What shields a thread that nobody interrupts."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+_no_door = _NoDoor()
+
+
+def shielded() -> Interruptible | _NoDoor:
+    """A context in which no interrupt lands on this thread; one that comes waits for its end."""
+    return _doors.get(threading.get_ident(), _no_door)
+
+
+def install_signal_handler() -> bool:
+    """Let `INTERRUPT_SIGNAL` open the main thread's door; False where that cannot be."""
+    if INTERRUPT_SIGNAL is None or not hasattr(signal, "pthread_kill"):
+        return False
+    signal.signal(INTERRUPT_SIGNAL, _deliver_on_main_thread)
+    return True
+
+
+def _deliver_on_main_thread(signum: int, frame: Any) -> None:
+    door = _doors.get(threading.get_ident())
+    if door is not None:
+        door.deliver()
+
+
+def native_thread_count() -> int:
+    """How many operating-system threads this process has, those of libraries included.
+
+    Where the system does not say (no ``/proc``), the number of Python's own.
+    """
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()

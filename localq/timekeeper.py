@@ -1,0 +1,104 @@
+"""The thread of a worker that watches the time, for its bursts and for the store.
+
+It sleeps without end in an idle process, unless that is the one that keeps house
+for its pool: then it looks once a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from .clock import clock
+from .errors import StoreError
+from .logging import get_logger
+from .worker_thread import OVERRUN
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+SWEEP_INTERVAL = 30_000
+"""Milliseconds between two looks for what has expired."""
+
+
+class Timekeeper(threading.Thread):
+    """Gives back the rest of a burst when one of its messages takes too long, and keeps house.
+
+    Parameters:
+      worker: whose threads it watches.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(name="localq timekeeper", daemon=True)
+        self.logger = get_logger(__name__, type(self))
+        self._worker = worker
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        self._watches = False
+        self._next_look = clock.monotonic()
+        self._next_sweep = clock.monotonic()
+        self._troubled = False
+
+    def watch_bursts(self) -> None:
+        """Look at the bursts from now on, until there is none."""
+        if not self._watches:
+            self._watches = True
+            self._calls.put(True)
+
+    def reap_now(self) -> None:
+        """Keep house at once: another process of the pool has just died."""
+        self._next_look = 0
+        self._calls.put(True)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._calls.put(False)
+
+    def run(self) -> None:
+        """Sleep until there is something to watch, look, and so on."""
+        while self._sleep():
+            self._watches = any(thread.bursting for thread in self._threads())
+            self._look_at_bursts()
+            if self._next_look <= clock.monotonic():
+                self._keep_house()
+
+    def _sleep(self) -> bool:
+        """Say whether to go on."""
+        timeout = None
+        if self._watches:
+            timeout = OVERRUN / 2000
+        elif self._worker.housekeeper:
+            timeout = max(0, self._next_look - clock.monotonic()) / 1000
+        try:
+            return self._calls.get(timeout=timeout)
+        except Empty:
+            return True
+
+    def _threads(self) -> list[Any]:
+        return [thread for thread in self._worker.workers if hasattr(thread, "give_back")]
+
+    def _look_at_bursts(self) -> None:
+        now = clock.monotonic()
+        for thread in self._threads():
+            if thread.bursting and thread.started_at and now - thread.started_at > OVERRUN:
+                thread.give_back()
+
+    def _keep_house(self) -> None:
+        worker, store = self._worker, self._worker.broker.store
+        self._next_look = clock.monotonic() + worker.worker_timeout
+        try:
+            now = clock.wall()
+            store.reap(now=now, max_crashes=worker.max_crashes)
+            if self._next_sweep <= clock.monotonic():
+                self._next_sweep = clock.monotonic() + SWEEP_INTERVAL
+                while store.sweep(now=now):
+                    pass
+            # A bell is never the only hope: look whether somebody sleeps beside waiting messages.
+            idle = any(thread.idle for thread in self._threads())
+            if idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.skip):
+                store.wake()
+            self._troubled = False
+        except StoreError as error:
+            if not self._troubled:
+                self.logger.error("Cannot keep house now: %s", error)
+            self._troubled = True

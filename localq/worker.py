@@ -1,0 +1,227 @@
+"""A worker: what the threads that run messages in one process have in common."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from .cells import Cells
+from .clock import Deadline, clock
+from .logging import get_logger
+from .names import q_name
+from .store import Record, WorkerRecord
+from .store.base import ALONE
+from .timekeeper import Timekeeper
+from .worker_thread import WorkerThread
+
+if TYPE_CHECKING:
+    from .broker import Broker
+
+SHORT = 2.0
+"""Milliseconds that an actor's runs must stay below to be run in bursts."""
+
+
+class Worker:
+    """Runs the messages of a broker on threads of this process.
+
+    Parameters:
+      broker: whose messages.
+      queues: only these; by default all that the broker knows when the worker starts.
+      worker_timeout: milliseconds between two looks for what a bell may have missed.
+      worker_threads: how many messages run at the same time.
+      supervisor: the process that will see how this one ends, and `pool` what it calls its own.
+      max_crashes: how often a message may end its process before it is a dead letter.
+      housekeeper: whether it looks, once a `worker_timeout`, for dead workers, for what has expired
+        and for sleepers that no bell reached. One process of a pool does.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        queues: Iterable[str] | None = None,
+        worker_timeout: int = 1000,
+        worker_threads: int = 8,
+        supervisor: int = 0,
+        pool: str = "",
+        max_crashes: int = 3,
+        housekeeper: bool = True,
+    ) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.broker = broker
+        self.worker_timeout = worker_timeout
+        self.worker_threads = worker_threads
+        self.max_crashes = max_crashes
+        self.housekeeper = housekeeper
+        self.workers: list[Any] = []
+        self.skip: frozenset[str] = frozenset()
+        """Actors that only other workers declare: their messages are left to those."""
+        self._only = None if queues is None else {q_name(name) for name in queues}
+        self._supervisor = supervisor
+        self._pool = pool
+        self._slowest: dict[str, float] = {}
+        self._alone = _Turnstile() if worker_threads > 1 else None
+        self._running = False
+        self.id = 0
+        self.cells: Cells | None = None
+        self.timekeeper: Timekeeper | None = None
+
+    # -- starting and stopping
+
+    def start(self) -> None:
+        """Join the store and start the threads."""
+        self.boot()
+        for thread in self.workers:
+            thread.start()
+        self.broker.emit_after("worker_boot", self)
+
+    def boot(self) -> None:
+        """All of `start` but the threads: for a process that runs its one thread itself."""
+        self.broker.emit_before("worker_boot", self)
+        self._running = True
+        self.queues = sorted(self._only if self._only is not None else self.broker.get_declared_queues())
+        self._join()
+        self.workers = [WorkerThread(self, number) for number in range(self.worker_threads)]
+        self.timekeeper = Timekeeper(self)
+        self.timekeeper.start()
+
+    def _join(self) -> None:
+        store = self.broker.store
+        name = uuid4().hex
+        worker_path = getattr(store, "worker_path", None)
+        if worker_path is not None:
+            # Before the store hears of this worker: from then on a free lock means death.
+            self.cells = Cells(worker_path(name), self.worker_threads, self._supervisor)
+        actors = sorted(self.broker.get_declared_actors())
+        record = WorkerRecord(name, os.getpid(), self.queues, actors, self.worker_threads, self._pool)
+        self.id = store.join(record, now=clock.wall())
+        store.reap(now=clock.wall(), max_crashes=self.max_crashes)
+
+    def stop(self, timeout: int = 600_000) -> None:
+        """Stop claiming, let what runs come to its end, give the rest back, leave.
+
+        Parameters:
+          timeout: milliseconds for what runs; what still runs then goes back to the queue, to be
+            run by another, although its thread cannot be stopped.
+        """
+        if not self._running:
+            return
+        deadline = Deadline(timeout)
+        self.broker.emit_before("worker_shutdown", self)
+        self.begin_to_stop()
+        for thread in self.workers:
+            while not _has_ended(thread, 0.05) and not deadline.passed():
+                self.broker.store.wake()  # again and again: it may have been about to lie down
+        self.leave()
+        self.broker.emit_after("worker_shutdown", self)
+
+    def begin_to_stop(self) -> None:
+        """Claim no more, and give back what has not started."""
+        for thread in self.workers:
+            thread.stop()
+        for thread in self.workers:
+            if isinstance(thread, WorkerThread):
+                thread.give_back()
+        self.broker.store.wake()
+
+    def leave(self) -> None:
+        """Sign off from the store: what still runs here goes back to its queue."""
+        self._running = False
+        if self.timekeeper is not None:
+            self.timekeeper.stop()
+        for thread in self.workers:
+            if isinstance(thread, WorkerThread):
+                thread.give_back()
+        self.broker.store.leave(self.id, now=clock.wall())
+        if self.cells is not None:
+            cells, self.cells = self.cells, None
+            if all(_has_ended(thread, 0) for thread in self.workers):
+                cells.close()
+
+    def join(self) -> None:
+        """Wait until its queues have nothing waiting, delayed or running."""
+        for queue in self.queues:
+            self.broker.join(queue)
+
+    def pause(self) -> None:
+        """Let what runs come to its end and start nothing more; returns when all threads rest."""
+        for thread in self.workers:
+            thread.pause()
+        self.broker.store.wake()
+        for thread in self.workers:
+            thread.paused_event.wait()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        for thread in self.workers:
+            thread.resume()
+
+    # -- what its threads have in common
+
+    def leave_to_others(self, actor_name: str) -> bool:
+        """Whether an actor unknown here is declared by another worker that lives: its messages are
+        then left to that one from now on."""
+        known = any(
+            actor_name in worker.actors and worker.id != self.id for worker in self.broker.store.workers()
+        )
+        if known:
+            self.skip |= {actor_name}
+        return known
+
+    def is_short(self, actor_name: str) -> bool:
+        """Whether the slowest recent run of an actor was short."""
+        return self._slowest.get(actor_name, SHORT) < SHORT
+
+    def learn(self, actor_name: str, millis: float) -> float:
+        """Remember how long a run took; returns what the slowest recent one took."""
+        slowest = max(millis, self._slowest.get(actor_name, 0.0) * 0.98)
+        self._slowest[actor_name] = slowest
+        return slowest
+
+    def watch_bursts(self) -> None:
+        """A thread has started on a burst: the timekeeper must have an eye on it."""
+        if self.timekeeper is not None:
+            self.timekeeper.watch_bursts()
+
+    def turn_for(self, record: Record) -> AbstractContextManager[Any]:
+        """The right to run a message: a suspect runs while nothing else does in this process."""
+        if self._alone is None:
+            return nullcontext()
+        return self._alone.enter(record.lane == ALONE)
+
+
+def _has_ended(thread: Any, seconds: float) -> bool:
+    if isinstance(thread, WorkerThread):
+        return thread.ended.wait(seconds)
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+class _Turnstile:
+    """Lets many through together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._alone = False
+
+    @contextmanager
+    def enter(self, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            if alone:
+                self._alone = True
+                self._changed.wait_for(lambda: not self._inside)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                if alone:
+                    self._alone = False
+                self._changed.notify_all()

@@ -1,0 +1,260 @@
+"""One runner of messages: claim, execute, finish.
+
+What a burst of short messages came to and the claim of the next ones share one
+transaction. A burst is a bet that its messages are short; it is lost when one
+of them takes longer than `OVERRUN`. The timekeeper then calls `give_back` from
+its own thread, so that nobody waits behind a slow task. That is why a burst
+lives in two deques: their ends can be taken from two threads without a lock,
+and each message by one of them only.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .clock import clock
+from .errors import StoreError
+from .execution import Execution
+from .logging import get_logger
+from .store import Claim, Outcome, Record
+from .store.base import DEAD, RELEASE
+from .threading import Interrupt, Interruptible
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+LONGEST_BURST = 32
+BURST_WORK = 4.0
+"""Milliseconds of work that a burst should take."""
+OVERRUN = 20.0
+"""Milliseconds after which a running message is not what its burst bet on."""
+
+LONG_SLEEP = 30_000
+"""Milliseconds that an idle thread sleeps if no bell rings; the housekeeper looks every second."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between tries while the store cannot be used."""
+
+Ended = tuple[Outcome, Callable[[], None]]
+"""What became of a message, and what is to be called when that is written."""
+
+
+class WorkerThread(threading.Thread):
+    """A runner of messages; `run` is its whole life, on a thread of its own or on the caller's.
+
+    Parameters:
+      worker: what it belongs to.
+      number: which of its threads, from 0.
+    """
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        super().__init__(name=f"localq worker {number}", daemon=True)
+        self.logger = get_logger("localq.worker", type(self))
+        self.worker = worker
+        self.broker = worker.broker
+        self.number = number
+        self.paused = False
+        self.paused_event = threading.Event()
+        self.ended = threading.Event()
+        self.idle = False
+        self.bursting = False
+        """Whether there is a bet that the timekeeper must watch."""
+        self.started_at = 0.0
+        """When the message that runs now was started, in monotonic milliseconds; 0 for none."""
+        self._resumed = threading.Event()
+        self._stopping = False
+        self._claimed: deque[Record] = deque()
+        self._ended: deque[Ended] = deque()
+        self._burst = 1
+        self._slowest = 0.0
+        self._failures = 0
+
+    # -- orders from other threads
+
+    def stop(self) -> None:
+        """Start no further message."""
+        self._stopping = True
+        self._resumed.set()
+
+    def pause(self) -> None:
+        """Start no further message until `resume`; `paused_event` tells when none runs."""
+        self._resumed.clear()
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.paused = False
+        self.paused_event.clear()
+        self._resumed.set()
+
+    def give_back(self) -> None:
+        """Write what has ended, and give back what was claimed but not started."""
+        released = _take(self._claimed)
+        ended = _take(self._ended)
+        if not released and not ended:
+            return
+        try:
+            self._write([*ended, *(_released(record) for record in released)])
+        except StoreError:
+            # `_write` keeps what it could not write; it is tried again with the next claim.
+            self.logger.warning("Cannot give back %d messages now.", len(released), exc_info=True)
+
+    # -- the life of the thread
+
+    def run(self, *, by_signal: bool = False) -> None:
+        """Claim, execute, finish, until told to stop.
+
+        `by_signal`: it runs on the main thread of a process of ours, so that interrupts can end
+        blocking calls too.
+        """
+        self.door = Interruptible(by_signal=by_signal)
+        self.broker.emit_after("consumer_thread_boot", self)
+        self.broker.emit_after("worker_thread_boot", self)
+        try:
+            while not self._stopping:
+                self._rest_while_paused()
+                self._work_or_sleep()
+            self.give_back()
+        finally:
+            self.broker.emit_before("consumer_thread_shutdown", self)
+            self.broker.emit_before("worker_thread_shutdown", self)
+            self.door.forget()
+            self.ended.set()
+
+    def _rest_while_paused(self) -> None:
+        if self.paused:
+            self.give_back()
+            self.paused_event.set()
+            self._resumed.wait()
+
+    def _work_or_sleep(self) -> None:
+        try:
+            claimed = self._claim()
+            if claimed:
+                self._run_burst(claimed)
+            else:
+                self._sleep()
+            self._failures = 0
+        except StoreError as error:
+            self._pause_after(error)
+
+    def _claim(self) -> list[Record]:
+        worker = self.worker
+        claim = Claim(worker.id, worker.queues, self._burst, worker.skip)
+        return self._write(_take(self._ended), claim)
+
+    def _sleep(self) -> None:
+        worker = self.worker
+        self.idle = True
+        try:
+            self.broker.store.wait(
+                worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip
+            )
+        finally:
+            self.idle = False
+
+    def _pause_after(self, error: StoreError) -> None:
+        if not self._failures:
+            self.logger.error("The store cannot be used; trying again until it can: %s", error)
+        pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
+        self._failures += 1
+        self._resumed.clear()
+        if not self._stopping:
+            self._resumed.wait(pause)
+
+    # -- a burst
+
+    def _run_burst(self, claimed: list[Record]) -> None:
+        self._claimed.extend(claimed)
+        self._slowest = 0.0
+        if len(claimed) > 1:
+            self.bursting = True
+            self.worker.watch_bursts()
+        while not self._stopping and not self.paused:
+            try:
+                record = self._claimed.popleft()
+            except IndexError:
+                break
+            self._run_one(record)
+        self.bursting = False
+        size = BURST_WORK / self._slowest if self._slowest else LONGEST_BURST
+        self._burst = max(1, min(self._burst * 2, int(size), LONGEST_BURST))
+
+    def _run_one(self, record: Record) -> None:
+        worker = self.worker
+        if record.actor not in self.broker.actors and worker.leave_to_others(record.actor):
+            self._ended.append(_released(record))
+            return
+        if self._claimed and not worker.is_short(record.actor):
+            self.give_back()  # what may be slow runs as a burst of its own
+        try:
+            with worker.turn_for(record):
+                self._execute(record)
+        except Interrupt:
+            # It landed outside the actor after all, between two of our own lines.
+            self.logger.warning("Message %s was interrupted too late; it runs again.", record.message_id)
+            self._ended.append(_released(record))
+
+    def _execute(self, record: Record) -> None:
+        worker, cells = self.worker, self.worker.cells
+        execution = Execution(self.broker, record, self.door)
+        started = self.started_at = time.monotonic() * 1000
+        if cells is not None:
+            cells.enter(self.number, record.sequence, record.claim)
+        outcome = execution.run()
+        if cells is not None:
+            cells.leave(self.number)
+        self.started_at = 0.0
+        self._ended.append((outcome, execution.tell))
+        slowest = worker.learn(record.actor, time.monotonic() * 1000 - started)
+        self._slowest = max(self._slowest, slowest)
+
+    # -- writing
+
+    def _write(self, ended: list[Ended], claim: Claim | None = None) -> list[Record]:
+        """Write what became of messages, and claim the next ones, in one transaction."""
+        outcomes = [outcome for outcome, _ in ended]
+        try:
+            claimed = self.broker.store.finish(outcomes, now=clock.wall(), claim=claim)
+        except StoreError:
+            self._ended.extendleft(reversed(ended))
+            raise
+        except Exception as error:
+            if len(ended) == 1 and claim is None:
+                self._bury_unwritable(outcomes[0], error)
+            else:
+                # One of them cannot be written at all: find it, so that the others are not lost with it.
+                self.logger.exception("Cannot write %d outcomes at once; trying one by one.", len(ended))
+                for one in ended:
+                    self._write([one])
+            return []
+        for _, tell in ended:
+            tell()
+        return claimed
+
+    def _bury_unwritable(self, outcome: Outcome, error: Exception) -> None:
+        reason = f"its outcome cannot be written: {type(error).__name__}: {error}"
+        self.logger.error("Message %s is a dead letter: %s", outcome.record.message_id, reason)
+        dead = Outcome(outcome.record, DEAD, reason.encode("utf-8", "backslashreplace").decode())
+        self.broker.store.finish([dead], now=clock.wall())
+
+
+def _take(queue: deque[Any]) -> list[Any]:
+    """Empty a deque from its front, also while another thread does."""
+    taken = []
+    while True:
+        try:
+            taken.append(queue.popleft())
+        except IndexError:
+            return taken
+
+
+def _released(record: Record) -> Ended:
+    return Outcome(record, RELEASE), _nothing
+
+
+def _nothing() -> None:
+    pass

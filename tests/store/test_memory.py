@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from localq.store.base import Store, Value
+from localq.store.memory import MemoryStore
+from localq.threading import Interrupt, Interruptible, raise_thread_exception
+
+from .contract import EVERYTHING, HOUR, StoreContract, done, message, take
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore("memory://")
+
+    def test_an_interrupt_lands_between_two_verbs_and_never_inside_one(
+        self, store: Store, worker: int, now: int
+    ) -> None:
+        # Bare locks for the two to signal with: an interrupt may leave an Event's own lock held.
+        opened, landed = threading.Lock(), threading.Lock()
+        opened.acquire(), landed.acquire()
+
+        def work() -> None:
+            door = Interruptible()
+            for _ in range(200):
+                try:
+                    door.open()
+                    opened.release()
+                    while True:
+                        store.put([message(), message("later", eta=now + 1)], now=now)
+                        store.set_values([Value("k", b"v", HOUR)], now=now)
+                        store.finish([done(m) for m in take(store, worker, now, 2)], now=now)
+                except Interrupt:
+                    door.close()
+                    landed.release()
+            door.forget()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        for _ in range(200):
+            assert opened.acquire(timeout=5)
+            raise_thread_exception(thread.ident or 0, Interrupt)
+            assert landed.acquire(timeout=5)
+        thread.join(5)
+        store.leave(worker, now=now)
+        taken = take(store, worker, now + 1, limit=10**6)
+        assert len(taken) == len(store.browse(EVERYTHING, limit=10**6))
+        store.finish([done(each) for each in taken], now=now)
+        assert store.counts() == {}
