@@ -47,6 +47,7 @@ from .errors import (
 from .logging import get_logger
 from .message import Message, get_encoder, set_encoder
 from .middleware import Middleware
+from .processes.pool import Pool, pool
 from .worker import Worker
 from .worker_thread import WorkerThread
 
@@ -71,6 +72,7 @@ __all__ = [
     "Middleware",
     "MsgpackEncoder",
     "PickleEncoder",
+    "Pool",
     "PoolError",
     "QueueJoinTimeout",
     "QueueNotFound",
@@ -87,6 +89,7 @@ __all__ = [
     "get_logger",
     "group",
     "pipeline",
+    "pool",
     "set_broker",
     "set_encoder",
 ]

@@ -60,6 +60,7 @@ class Worker:
         self.workers: list[Any] = []
         self.skip: frozenset[str] = frozenset()
         """Actors that only other workers declare: their messages are left to those."""
+        self.interrupts_by_signal = False
         self._only = None if queues is None else {q_name(name) for name in queues}
         self._supervisor = supervisor
         self._pool = pool

@@ -1,0 +1,1 @@
+"""Pools of worker processes: who starts them, what they are, what they run."""

@@ -1,0 +1,109 @@
+"""Finding the broker whose messages a pool is to run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing.spawn
+import sys
+from typing import Any
+
+from ..broker import Broker, get_broker
+from ..errors import BrokerConnectionError, PoolError
+from .config import PoolConfig
+
+IMPORT_ERROR = 2
+CONNECTION_ERROR = 3
+
+importing_for_a_pool = False
+"""Whether this process is importing a program's main module for its pool: a pool that starts
+meanwhile has no ``__main__`` guard around it."""
+
+
+class ApplicationError(PoolError):
+    """The app cannot be imported, or has no broker; `code` is the exit status for that."""
+
+    def __init__(self, message: str, code: int = IMPORT_ERROR) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def load_application(config: PoolConfig) -> Broker:
+    """Import what the config names and return its broker, ready to be used.
+
+    Raises:
+      ApplicationError: with what is wrong, and the exit status for it.
+    """
+    for folder in reversed(config.path):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    try:
+        if config.main is not None:
+            _import_main(config.main)
+        broker = _named_broker(config.app) if config.app else None
+        for module in config.modules:
+            importlib.import_module(module)
+    except ApplicationError:
+        raise
+    except BrokerConnectionError as error:
+        raise ApplicationError(f"cannot reach the broker: {error}", CONNECTION_ERROR) from error
+    except BaseException as error:
+        raise ApplicationError(f"cannot import {_what(config)}: {type(error).__name__}: {error}") from error
+    broker = broker or get_broker()
+    if config.url and not config.app:
+        _check_url(broker, config.url)
+    return broker
+
+
+def _what(config: PoolConfig) -> str:
+    names = [config.app, *config.modules]
+    if config.main is not None:
+        names.append(config.main.get("init_main_from_name") or config.main.get("init_main_from_path") or "")
+    return ", ".join(repr(name) for name in names if name) or "the application"
+
+
+def _named_broker(app: str) -> Broker | None:
+    module_name, _, attributes = app.partition(":")
+    module = importlib.import_module(module_name)
+    if not attributes:
+        return None
+    found: Any = module
+    for name in attributes.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise ApplicationError(f"Module {module_name!r} does not define a {attributes!r} variable.") from None
+    if callable(found) and not isinstance(found, Broker):
+        found()  # it sets the global broker
+        return None
+    if not isinstance(found, Broker):
+        raise ApplicationError(f"{app!r} is not a Broker.")
+    return found
+
+
+def _import_main(main: dict[str, Any]) -> None:
+    global importing_for_a_pool
+    importing_for_a_pool = True
+    try:
+        # The same steps, and the same name `__mp_main__`, as for a child of multiprocessing.
+        multiprocessing.spawn.prepare(main)  # type: ignore[attr-defined]
+    finally:
+        importing_for_a_pool = False
+
+
+def _check_url(broker: Broker, url: str) -> None:
+    found = broker.location.url
+    if found != url:
+        raise ApplicationError(
+            f"the pool was started for the broker at {url!r}, but importing the program in a fresh process "
+            f"sets {found!r}; set the broker at the top level of the module (localq.connect or set_broker), "
+            "outside of the __main__ guard"
+        )
+
+
+def preparation_of_main() -> dict[str, Any]:
+    """What a fresh process needs to find this program's main module; see `PoolConfig.main`."""
+    data = multiprocessing.spawn.get_preparation_data("localq worker")
+    with contextlib.suppress(KeyError):
+        del data["authkey"]
+    return {name: value for name, value in data.items() if name != "start_method"}

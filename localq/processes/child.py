@@ -1,0 +1,150 @@
+"""A worker process, from its first line to its last."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+from ..broker import Broker
+from ..errors import LocalqError
+from ..logging import get_logger
+from ..threading import install_signal_handler
+from ..worker import Worker
+from .application import CONNECTION_ERROR, ApplicationError, load_application
+from .config import PoolConfig
+from .launch import REAP, STOP, Pipes
+from .logs import set_up_logging
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+preloaded: Broker | None = None
+"""The broker that the supervisor had before it forked, if the app was already there."""
+
+logger = get_logger(__name__)
+
+
+def run_child(pipes: Pipes, config: PoolConfig) -> int:
+    """Import the app, work until told to stop, leave; returns the exit status."""
+    supervisor = os.getppid()
+    _die_with_supervisor(supervisor)
+    set_up_logging(config)
+    try:
+        broker = preloaded or load_application(config)
+        worker = _worker(broker, config, supervisor)
+        _boot(broker, worker)
+    except LocalqError as error:
+        return _report_failure(pipes, error)
+    assert worker.cells is not None
+    ears = _Ears(pipes, worker, config)
+    ears.start()
+    pipes.tell(ready=True, cells=worker.cells.path)
+    logger.info("Worker process is ready for action.")
+    _work(worker)
+    ears.join()
+    with suppress(LocalqError):
+        broker.close()
+    return 0
+
+
+def _die_with_supervisor(supervisor: int) -> None:
+    # The control pipe tells of the supervisor's death too, but not to a thread that a task keeps
+    # from running by holding the interpreter's lock.
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it died before that
+            os._exit(1)
+
+
+def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
+    if not broker.store.shared:
+        raise ApplicationError(
+            f"{broker.location.url!r} is a store of one process alone, which worker processes cannot see; use "
+            "sqlite:///jobs.db, or localq.Worker(broker) in the process that sends"
+        )
+    return Worker(
+        broker,
+        queues=config.queues or None,
+        worker_threads=config.threads,
+        supervisor=supervisor,
+        pool=str(supervisor),
+        max_crashes=config.max_crashes,
+        housekeeper=config.keeps_house,
+    )
+
+
+def _boot(broker: Broker, worker: Worker) -> None:
+    by_signal = worker.worker_threads == 1 and install_signal_handler()
+    worker.interrupts_by_signal = by_signal
+    broker.emit_after("process_boot")
+    worker.boot()
+
+
+def _report_failure(pipes: Pipes, error: LocalqError) -> int:
+    code = getattr(error, "code", CONNECTION_ERROR)
+    if error.__cause__ is not None:
+        logger.error("%s", error, exc_info=error.__cause__)
+    else:
+        logger.error("%s", error)
+    pipes.tell(failed=str(error), code=code)
+    return int(code)
+
+
+def _work(worker: Worker) -> None:
+    """Run messages until the worker stops: a single thread of it is this very one, the main thread,
+    so that an interrupt can end a blocking call of its task."""
+    if worker.worker_threads == 1:
+        thread = worker.workers[0]
+        worker.broker.emit_after("worker_boot", worker)
+        thread.run(by_signal=worker.interrupts_by_signal)
+    else:
+        for thread in worker.workers:
+            thread.start()
+        worker.broker.emit_after("worker_boot", worker)
+        for thread in worker.workers:
+            thread.ended.wait()
+
+
+class _Ears(threading.Thread):
+    """Hears orders: from the supervisor by the control pipe, from elsewhere by SIGTERM."""
+
+    def __init__(self, pipes: Pipes, worker: Worker, config: PoolConfig) -> None:
+        super().__init__(name="localq orders", daemon=True)
+        self._control = pipes.control
+        self._worker = worker
+        self._timeout = config.shutdown_timeout
+        self._signalled, self._wake = os.pipe()
+        signal.signal(signal.SIGTERM, self._note_signal)
+        # A terminal's Ctrl-C is for the supervisor. Not SIG_IGN: programs that a task starts would inherit it.
+        signal.signal(signal.SIGINT, lambda signum, frame: None)
+
+    def _note_signal(self, signum: int, frame: Any) -> None:
+        os.write(self._wake, STOP)
+
+    def run(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._control, self._signalled], [], [])
+            for order in os.read(ready[0], 64) or b"\0":
+                if order == REAP[0] and self._worker.timekeeper is not None:
+                    self._worker.timekeeper.reap_now()
+                elif order == STOP[0]:
+                    return self._stop()
+                elif order == 0:
+                    self._end_with_supervisor()
+
+    def _stop(self) -> None:
+        worker = self._worker
+        worker.stop(self._timeout)
+        if not all(thread.ended.is_set() for thread in worker.workers):
+            # What still runs was given back; its thread cannot be stopped, but its process can.
+            logger.warning("Running messages were given back after %d ms.", self._timeout)
+            os._exit(0)
+
+    def _end_with_supervisor(self) -> None:
+        logger.warning("The supervisor is gone; ending.")
+        os._exit(1)  # its claims go back as soon as its lock is seen to be free

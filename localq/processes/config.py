@@ -1,0 +1,108 @@
+"""Every setting of a pool, once; all that is wrong with them is reported together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import PoolError
+from ..names import check_queue_name
+
+START_METHODS = ("fork", "spawn")
+
+
+def default_start_method() -> str:
+    """How worker processes start: fork on Linux; spawn elsewhere, where system libraries do not
+    survive a fork."""
+    return "fork" if sys.platform == "linux" else "spawn"
+
+
+@dataclass(slots=True)
+class PoolConfig:
+    """How a pool of worker processes runs.
+
+    Parameters:
+      processes: how many; by default one a core that this process may use.
+      threads: how many messages each runs at the same time.
+      queues: only these; empty for all.
+      app: ``module``, ``module:attribute`` or ``module:object.attribute`` with the broker; empty for
+        the broker of the program that starts the pool.
+      modules: what is imported besides.
+      path: folders that are importable.
+      main: how a fresh process finds the starting program's main module, as `multiprocessing` has it.
+      url: the store that the broker must have, where no `app` names it.
+      preload: import the app once, in the supervisor, instead of in every worker.
+      start_method: "fork" or "spawn".
+      shutdown_timeout: milliseconds for running messages to end when the pool stops.
+      host_timeout: the same, in milliseconds, when the program that started the pool has died.
+      max_crashes: how often a message may end its process before it is a dead letter.
+      keeps_house: whether the worker process is the one of its pool that does; see `Worker`.
+      log_level, log_file, skip_logging: how the command line logs.
+    """
+
+    processes: int = 0
+    threads: int = 1
+    queues: list[str] = field(default_factory=list)
+    app: str = ""
+    modules: list[str] = field(default_factory=list)
+    path: list[str] = field(default_factory=list)
+    main: dict[str, Any] | None = None
+    url: str = ""
+    preload: bool = False
+    start_method: str = field(default_factory=default_start_method)
+    shutdown_timeout: int = 600_000
+    host_timeout: int = 1_000
+    max_crashes: int = 3
+    keeps_house: bool = True
+    log_level: int | None = None
+    log_file: str = ""
+    skip_logging: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.processes:
+            self.processes = available_cores()
+
+    def check(self) -> None:
+        """Raise `PoolError` with everything that is wrong."""
+        problems = [
+            f"{name} must be {least} or more, not {value!r}"
+            for name, value, least in (
+                ("processes", self.processes, 1),
+                ("threads", self.threads, 1),
+                ("shutdown_timeout", self.shutdown_timeout, 0),
+                ("max_crashes", self.max_crashes, 1),
+            )
+            if not isinstance(value, int) or value < least
+        ]
+        if self.start_method not in START_METHODS:
+            problems.append(f"start_method is one of {', '.join(START_METHODS)}, not {self.start_method!r}")
+        elif self.start_method == "fork" and not hasattr(os, "fork"):
+            problems.append("start_method 'fork' does not exist on this system; use 'spawn'")
+        if self.preload and self.start_method != "fork":
+            problems.append("preload needs start_method 'fork': a spawned process shares nothing")
+        for name in self.queues:
+            try:
+                check_queue_name(name)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise PoolError("this pool cannot start: " + "; ".join(problems))
+
+    def to_json(self) -> bytes:
+        """For a fresh process, on one line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> PoolConfig:
+        """The reverse of `to_json`."""
+        return cls(**json.loads(data))
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

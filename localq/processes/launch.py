@@ -1,0 +1,208 @@
+"""Starting a process of ours: forked from this one, or a fresh Python.
+
+Either way it has two pipes. On ``control`` it hears orders, a byte each, and the
+death of whoever started it, as the end of the file; on ``report`` it says, a
+line of JSON each, how far it has come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .config import PoolConfig
+
+STOP, REAP = b"s", b"r"
+
+Target = Callable[["Pipes", PoolConfig], int]
+
+_ends_of_others: set[int] = set()
+"""Descriptors of this process that no forked child may keep: while one lives, their reader
+would never see the end."""
+
+
+@dataclass(slots=True)
+class Pipes:
+    """The two ends that the new process has."""
+
+    control: int
+    report: int
+
+    def tell(self, **facts: Any) -> None:
+        """Report something. Nobody may be there to hear it any more."""
+        with suppress(OSError):
+            os.write(self.report, json.dumps(facts).encode() + b"\n")
+
+
+class Launched:
+    """A process that this one started."""
+
+    def __init__(self, pid: int, control: int, report: int, popen: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self.control = control
+        self.report = report
+        self._popen = popen
+        self._unread = b""
+
+    def order(self, command: bytes) -> None:
+        """Send a command; one that has ended hears nothing."""
+        with suppress(OSError):
+            os.write(self.control, command)
+
+    def read_reports(self) -> list[dict[str, Any]] | None:
+        """What it reported since; None when it has closed its end."""
+        try:
+            data = os.read(self.report, 65536)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def ended(self) -> int | None:
+        """Its return code, as `subprocess` has it, if it has ended; None while it runs."""
+        self._end_what_it_left()
+        if self._popen is not None:
+            return self._popen.poll()
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else waited for all children
+            return 0
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def _end_what_it_left(self) -> None:
+        """If it has crashed, end its session too: the programs that its task had started."""
+        if not hasattr(os, "waitid"):
+            return
+        try:
+            # WNOWAIT leaves it a zombie, whose number is nobody else's yet.
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if end is not None and (end.si_code != os.CLD_EXITED or end.si_status):
+            self.kill_session()
+
+    def kill_session(self) -> None:
+        """End it and all that it started, at once. Only before `ended` has said so: until then
+        its number cannot be another's."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the pipes."""
+        for end in (self.control, self.report):
+            _ends_of_others.discard(end)
+            with suppress(OSError):
+                os.close(end)
+
+
+def keep_from_children(*descriptors: int) -> None:
+    """No process that is forked from here on keeps these."""
+    _ends_of_others.update(descriptors)
+
+
+def launch(target: Target, config: PoolConfig, start_method: str) -> Launched:
+    """Start a process that runs `target`, a function of one of our modules, and ends with its status."""
+    control_read, control_write = os.pipe()
+    report_read, report_write = os.pipe()
+    theirs, ours = Pipes(control_read, report_write), (control_write, report_read)
+    try:
+        if start_method == "fork":
+            pid, popen = _fork(target, config, theirs, ours), None
+        else:
+            popen = _spawn(target, theirs)
+            pid = popen.pid
+    except BaseException:
+        for end in ours:
+            os.close(end)
+        raise
+    finally:
+        os.close(control_read)
+        os.close(report_write)
+    os.set_blocking(report_read, False)
+    keep_from_children(*ours)
+    if popen is not None:
+        os.write(control_write, config.to_json())
+    return Launched(pid, *ours, popen)
+
+
+def _fork(target: Target, config: PoolConfig, theirs: Pipes, ours: tuple[int, int]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # whatever a program has put there: a buffer must not be printed twice
+            stream.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        for end in (*ours, *_ends_of_others):
+            os.close(end)
+        _ends_of_others.clear()
+        status = run_target(target, theirs, config)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(status)  # never back into the code of whoever forked
+
+
+def _spawn(target: Target, theirs: Pipes) -> subprocess.Popen[bytes]:
+    name = f"{target.__module__}:{target.__name__}"
+    command = [sys.executable, "-m", "localq.processes", name, str(theirs.control), str(theirs.report)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        pass_fds=(theirs.control, theirs.report),
+        env=_environment(),
+        start_new_session=True,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """The environment, with localq importable in it from where it was imported here."""
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def run_target(target: Target, pipes: Pipes, config: PoolConfig) -> int:
+    """In the new process: a session of its own, no standard input, default signals; then the target."""
+    with suppress(OSError):  # a spawned one has it already
+        os.setsid()
+    _detach_standard_input()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    keep_from_children(pipes.control, pipes.report)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return target(pipes, config)
+
+
+def _detach_standard_input() -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null:
+        os.close(null)
+
+
+def read_config(control: int) -> PoolConfig:
+    """In a spawned process: its config, the first line on its control pipe."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(control, 1)
+        if not byte:
+            raise SystemExit(1)  # whoever started it has died
+        line += byte
+    return PoolConfig.from_json(bytes(line))

@@ -1,0 +1,284 @@
+"""The supervisor: starts worker processes, replaces those that die, stops them all.
+
+It opens no store and starts no thread, since it forks again whenever it
+replaces a process. It sleeps until a signal, a report or an order comes.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..cells import CRASHED, ORDERED, write_end
+from ..clock import Deadline, clock
+from ..errors import LocalqError
+from ..logging import get_logger
+from . import child
+from .application import load_application
+from .config import PoolConfig
+from .launch import REAP, STOP, Launched, Pipes, keep_from_children, launch
+from .logs import set_up_logging
+
+KILLED = 1
+
+SHORT_LIFE = 1_000
+"""Milliseconds: who dies sooner than that after becoming ready may be part of a series."""
+PATIENCE = 3
+"""How many of such deaths in a row are replaced at once."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 500, 30_000
+GRACE = 3_000
+"""Milliseconds that a process gets beyond its own deadline to leave, before it is killed."""
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """One process of the pool, in the place numbered `slot`."""
+
+    slot: int
+    process: Launched
+    born_at: int
+    cells: str = ""
+    ready_at: int | None = None
+    failure: str = ""
+    code: int = 0
+    ordered: bool = False
+    """Whether its end is on our order."""
+
+
+class Supervisor:
+    """Runs a pool until it is told to stop, or cannot start.
+
+    Parameters:
+      config: how.
+      pipes: to the program that the pool is part of, if it is; the pool ends when that does.
+    """
+
+    def __init__(self, config: PoolConfig, pipes: Pipes | None = None) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.config = config
+        self.status = 0
+        self._pipes = pipes
+        self._workers: dict[int, WorkerProcess] = {}
+        self._due: dict[int, Deadline] = {}
+        self._failures = 0
+        self._has_started = False
+        self._stopping = False
+        self._deadline = Deadline(None)
+        # Poll, not epoll: a forked child that closes its copy of a descriptor takes nothing from us.
+        self._selector = selectors.PollSelector()
+
+    def run(self) -> int:
+        """Keep the pool running; returns the exit status."""
+        self._listen()
+        if self.config.preload and child.preloaded is None and not self._preload():
+            return self.status
+        for slot in range(self.config.processes):
+            self._start(slot)
+        while self._workers or self._due:
+            self._wait_for_news()
+            self._bury_the_dead()
+            self._start_what_is_due()
+            self._kill_what_is_late()
+        self.logger.info("The pool has stopped.")
+        return self.status
+
+    # -- hearing
+
+    def _listen(self) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        keep_from_children(ours.fileno(), theirs.fileno())
+        self._signals, self._signals_in = ours, theirs
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda signum, frame: None)  # the wake-up descriptor records them
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._selector.register(ours, selectors.EVENT_READ, self._hear_signals)
+        if self._pipes is not None:
+            self._selector.register(self._pipes.control, selectors.EVENT_READ, self._hear_host)
+            self._watch_host()
+
+    def _watch_host(self) -> None:
+        # Somebody whom the host forked may keep the other end of our pipe open after its death.
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                host = os.pidfd_open(os.getppid())
+                keep_from_children(host)
+                self._selector.register(host, selectors.EVENT_READ, self._host_is_gone)
+
+    def _wait_for_news(self) -> None:
+        deadlines = [deadline.left() for deadline in (self._deadline, *self._due.values())]
+        left = [millis for millis in deadlines if millis is not None]
+        for key, _ in self._selector.select(min(left) / 1000 if left else None):
+            key.data()
+
+    def _hear_signals(self) -> None:
+        with suppress(BlockingIOError):
+            for number in self._signals.recv(256):
+                if number in (signal.SIGINT, signal.SIGTERM):
+                    self._stop_or_kill(signal.Signals(number).name)
+                elif number == signal.SIGHUP:
+                    self._reload()
+
+    def _hear_host(self) -> None:
+        assert self._pipes is not None
+        for order in os.read(self._pipes.control, 64) or b"\0":
+            if order == STOP[0]:
+                self._stop_or_kill("an order to stop")
+            elif order == 0:
+                self._host_is_gone()
+
+    def _host_is_gone(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            if key.data in (self._host_is_gone, self._hear_host):
+                self._selector.unregister(key.fileobj)
+        if not self._stopping:
+            self.logger.warning("The program that started this pool is gone; stopping.")
+        self._stop()
+        self._deadline = Deadline(self.config.host_timeout)
+
+    # -- starting and replacing
+
+    def _preload(self) -> bool:
+        set_up_logging(self.config)
+        try:
+            child.preloaded = load_application(self.config)
+        except LocalqError as error:
+            self._give_up(str(error), getattr(error, "code", 2))
+            return False
+        child.preloaded.close()  # the supervisor has no use for the store
+        return True
+
+    def _start(self, slot: int) -> None:
+        # The housekeeper is the first one: its place is never empty for long.
+        config = replace(self.config, keeps_house=slot == 0)
+        process = launch(child.run_child, config, config.start_method)
+        worker = WorkerProcess(slot, process, clock.monotonic())
+        self._workers[slot] = worker
+        self._selector.register(process.report, selectors.EVENT_READ, lambda: self._hear_worker(worker))
+
+    def _hear_worker(self, worker: WorkerProcess) -> None:
+        reports = worker.process.read_reports()
+        if reports is None:
+            with suppress(KeyError):
+                self._selector.unregister(worker.process.report)
+            return
+        for report in reports:
+            if report.get("ready"):
+                worker.cells, worker.ready_at = report["cells"], clock.monotonic()
+                self._note_ready()
+            elif "failed" in report:
+                worker.failure, worker.code = report["failed"], report["code"]
+
+    def _note_ready(self) -> None:
+        if self._has_started or self._stopping:
+            return
+        if all(worker.ready_at is not None for worker in self._workers.values()):
+            self._has_started = True
+            self.logger.info("A pool of %d worker processes is up.", len(self._workers))
+            if self._pipes is not None:
+                self._pipes.tell(ready=True)
+
+    def _bury_the_dead(self) -> None:
+        for worker in list(self._workers.values()):
+            code = worker.process.ended()
+            if code is None:
+                continue
+            self._hear_worker(worker)  # its last words may still be in the pipe
+            with suppress(KeyError):
+                self._selector.unregister(worker.process.report)
+            worker.process.close()
+            del self._workers[worker.slot]
+            if worker.cells:
+                write_end(worker.cells, ORDERED if worker.ordered else CRASHED, code)
+            for other in self._workers.values():
+                other.process.order(REAP)
+            if not self._stopping:
+                self._replace(worker, code)
+
+    def _replace(self, worker: WorkerProcess, code: int) -> None:
+        if worker.failure and not self._has_started:
+            self._give_up(worker.failure, worker.code)
+            return
+        wait = 0 if worker.ordered else self._backoff_after(worker)
+        if not worker.ordered:
+            how = worker.failure or f"ended with {_describe(code)}"
+            when = f"in {wait / 1000:g} s" if wait else "now"
+            self.logger.error("Worker process %d %s; replacing it %s.", worker.process.pid, how, when)
+        self._due[worker.slot] = Deadline(wait)
+
+    def _backoff_after(self, worker: WorkerProcess) -> int:
+        if worker.ready_at is not None and clock.monotonic() - worker.ready_at > SHORT_LIFE:
+            self._failures = 0
+            return 0
+        self._failures += 1
+        patience = PATIENCE if worker.ready_at is not None else 0
+        series = self._failures - patience - 1
+        return 0 if series < 0 else int(min(FIRST_BACKOFF * 2**series, LONGEST_BACKOFF))
+
+    def _start_what_is_due(self) -> None:
+        for slot, deadline in list(self._due.items()):
+            if deadline.passed():
+                del self._due[slot]
+                self._start(slot)
+
+    # -- stopping
+
+    def _stop_or_kill(self, why: str) -> None:
+        if self._stopping:
+            self.logger.warning("Told to stop for the second time; killing all worker processes.")
+            self.status = KILLED
+            self._kill()
+        else:
+            self.logger.info("Stopping on %s.", why)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._due.clear()
+        self._deadline = Deadline(self.config.shutdown_timeout + GRACE)
+        for worker in self._workers.values():
+            worker.ordered = True
+            worker.process.order(STOP)
+
+    def _reload(self) -> None:
+        self.logger.info("Replacing all worker processes.")
+        for worker in self._workers.values():
+            worker.ordered = True
+            worker.process.order(STOP)
+
+    def _give_up(self, failure: str, code: int) -> None:
+        self.status = code
+        if self._pipes is not None:
+            self._pipes.tell(failed=failure, code=code)
+        else:
+            self.logger.critical("The pool cannot start: %s", failure)
+        self._stop()
+
+    def _kill_what_is_late(self) -> None:
+        if self._deadline.passed():
+            self.logger.warning("Killing worker processes that did not leave in time.")
+            self._kill()
+
+    def _kill(self) -> None:
+        self._deadline = Deadline(None)
+        for worker in self._workers.values():
+            worker.ordered = True
+            worker.process.kill_session()
+
+
+def supervise(pipes: Pipes, config: PoolConfig) -> int:
+    """Run a pool for the program at the other end of the pipes; returns the exit status."""
+    return Supervisor(config, pipes).run()
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"status {code}"
+    names: Any = signal.Signals.__members__.items()
+    return next((f"signal {-code} ({name})" for name, number in names if number == -code), f"signal {-code}")
