@@ -84,7 +84,8 @@ class MsgpackEncoder(Encoder):
 
     A subclass (IntEnum, StrEnum, OrderedDict, a named tuple) comes back as the type
     above that it derives from, bytearray and memoryview as bytes. A member of a
-    plain Enum is refused. Values may be nested about 1000 levels deep.
+    plain Enum is refused. Values may be nested about 500 levels deep, and
+    deeper with newer versions of msgpack.
 
     Decoding makes values of these types only. It runs nothing that the data names.
     """
@@ -165,7 +166,7 @@ def _write(value: Any) -> Any:
     for base in kind.__mro__:
         if base in writers:
             return writers[base](value)
-    _refuse(value)
+    return _refuse(value)
 
 
 @cache
@@ -343,7 +344,7 @@ def _refusal(
 
     `holders` are the types that `dump` looks into for more values.
     """
-    place, reason, levels = "", _reason(error), 1000
+    place, reason, levels = "", _reason(error), 500
     if isinstance(error, RecursionError):  # The stack ended, at a depth that varies.
         reason, levels = "it is nested too deeply", 200
     with suppress(Exception):  # Some values cannot even be walked: the first reason must do.

@@ -93,10 +93,10 @@ class Worker:
     def _join(self) -> None:
         store = self.broker.store
         name = uuid4().hex
-        worker_path = getattr(store, "worker_path", None)
-        if worker_path is not None:
+        path = store.worker_path(name)
+        if path is not None:
             # Before the store hears of this worker: from then on a free lock means death.
-            self.cells = Cells(worker_path(name), self.worker_threads, self._supervisor)
+            self.cells = Cells(path, self.worker_threads, self._supervisor)
         actors = sorted(self.broker.get_declared_actors())
         record = WorkerRecord(name, os.getpid(), self.queues, actors, self.worker_threads, self._pool)
         self.id = store.join(record, now=clock.wall())

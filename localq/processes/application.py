@@ -8,6 +8,7 @@ import multiprocessing.spawn
 import sys
 from typing import Any
 
+from ..actor import Actor
 from ..broker import Broker, get_broker
 from ..errors import BrokerConnectionError, PoolError
 from .config import PoolConfig
@@ -73,7 +74,7 @@ def _named_broker(app: str) -> Broker | None:
             found = getattr(found, name)
         except AttributeError:
             raise ApplicationError(f"Module {module_name!r} does not define a {attributes!r} variable.") from None
-    if callable(found) and not isinstance(found, Broker):
+    if callable(found) and not isinstance(found, (Broker, Actor)):
         found()  # it sets the global broker
         return None
     if not isinstance(found, Broker):
@@ -86,7 +87,7 @@ def _import_main(main: dict[str, Any]) -> None:
     importing_for_a_pool = True
     try:
         # The same steps, and the same name `__mp_main__`, as for a child of multiprocessing.
-        multiprocessing.spawn.prepare(main)  # type: ignore[attr-defined]
+        multiprocessing.spawn.prepare(main)
     finally:
         importing_for_a_pool = False
 

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,7 @@ from .launch import REAP, STOP, Pipes
 from .logs import set_up_logging
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+LONGEST_TRACEBACK = 20_000  # characters: it goes through a pipe
 
 preloaded: Broker | None = None
 """The broker that the supervisor had before it forked, if the app was already there."""
@@ -39,7 +41,9 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
         worker = _worker(broker, config, supervisor)
         _boot(broker, worker)
     except LocalqError as error:
-        return _report_failure(pipes, error)
+        failure = failure_of(error)
+        pipes.tell(**failure)
+        return int(failure["code"])
     assert worker.cells is not None
     ears = _Ears(pipes, worker, config)
     ears.start()
@@ -85,14 +89,12 @@ def _boot(broker: Broker, worker: Worker) -> None:
     worker.boot()
 
 
-def _report_failure(pipes: Pipes, error: LocalqError) -> int:
+def failure_of(error: LocalqError) -> dict[str, Any]:
+    """What is reported of an error that keeps a worker from starting. The supervisor says it once."""
+    cause = error.__cause__
+    frames = "".join(traceback.format_exception(cause)) if isinstance(error, ApplicationError) and cause else ""
     code = getattr(error, "code", CONNECTION_ERROR)
-    if error.__cause__ is not None:
-        logger.error("%s", error, exc_info=error.__cause__)
-    else:
-        logger.error("%s", error)
-    pipes.tell(failed=str(error), code=code)
-    return int(code)
+    return {"failed": str(error), "traceback": frames[-LONGEST_TRACEBACK:], "code": code}
 
 
 def _work(worker: Worker) -> None:

@@ -91,7 +91,7 @@ class Pool:
             for report in self._reports(deadline):
                 if report.get("ready"):
                     return
-                self._fail(report.get("failed", "its supervisor ended"))
+                self._fail(report.get("traceback", "") + report.get("failed", "its supervisor ended"))
         self._fail(f"it was not ready after {START_TIMEOUT / 1000:g} s")
 
     def _fail(self, why: str) -> None:

@@ -44,8 +44,8 @@ class WorkerProcess:
     born_at: int
     cells: str = ""
     ready_at: int | None = None
-    failure: str = ""
-    code: int = 0
+    failure: dict[str, Any] | None = None
+    """Why it could not start, in its own words."""
     ordered: bool = False
     """Whether its end is on our order."""
 
@@ -149,7 +149,7 @@ class Supervisor:
         try:
             child.preloaded = load_application(self.config)
         except LocalqError as error:
-            self._give_up(str(error), getattr(error, "code", 2))
+            self._give_up(child.failure_of(error))
             return False
         child.preloaded.close()  # the supervisor has no use for the store
         return True
@@ -173,7 +173,7 @@ class Supervisor:
                 worker.cells, worker.ready_at = report["cells"], clock.monotonic()
                 self._note_ready()
             elif "failed" in report:
-                worker.failure, worker.code = report["failed"], report["code"]
+                worker.failure = report
 
     def _note_ready(self) -> None:
         if self._has_started or self._stopping:
@@ -203,13 +203,13 @@ class Supervisor:
 
     def _replace(self, worker: WorkerProcess, code: int) -> None:
         if worker.failure and not self._has_started:
-            self._give_up(worker.failure, worker.code)
+            self._give_up(worker.failure)
             return
         wait = 0 if worker.ordered else self._backoff_after(worker)
         if not worker.ordered:
-            how = worker.failure or f"ended with {_describe(code)}"
+            why = f"could not start ({worker.failure['failed']})" if worker.failure else f"ended with {_describe(code)}"
             when = f"in {wait / 1000:g} s" if wait else "now"
-            self.logger.error("Worker process %d %s; replacing it %s.", worker.process.pid, how, when)
+            self.logger.error("Worker process %d %s; replacing it %s.", worker.process.pid, why, when)
         self._due[worker.slot] = Deadline(wait)
 
     def _backoff_after(self, worker: WorkerProcess) -> int:
@@ -252,12 +252,12 @@ class Supervisor:
             worker.ordered = True
             worker.process.order(STOP)
 
-    def _give_up(self, failure: str, code: int) -> None:
-        self.status = code
+    def _give_up(self, failure: dict[str, Any]) -> None:
+        self.status = failure["code"]
         if self._pipes is not None:
-            self._pipes.tell(failed=failure, code=code)
+            self._pipes.tell(**failure)
         else:
-            self.logger.critical("The pool cannot start: %s", failure)
+            self.logger.critical("%sThe pool cannot start: %s", failure["traceback"], failure["failed"])
         self._stop()
 
     def _kill_what_is_late(self) -> None:

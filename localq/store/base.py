@@ -301,6 +301,10 @@ class Store(ABC):
         suspects. A death that nobody saw, or that was ordered, charges nobody.
         """
 
+    def worker_path(self, name: str) -> str | None:
+        """The file whose lock says that the worker of that name lives; None where there is no such."""
+        return None
+
     @abstractmethod
     def workers(self) -> list[WorkerRecord]:
         """The registered workers, in the order in which they joined."""

@@ -17,10 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..cells import CRASHED, Death, read_death
-from ..clock import clock
 from . import statements as sql
 from .base import (
-    ALONE,
     CANCELLED,
     DEAD,
     DEAD_LETTER_TTL,

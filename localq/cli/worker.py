@@ -1,0 +1,129 @@
+"""``localq worker MODULE``: a pool of worker processes until a signal stops it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ..errors import PoolError
+from ..processes.config import START_METHODS, PoolConfig, available_cores, default_start_method
+from ..processes.logs import set_up_logging
+from ..processes.supervisor import Supervisor
+
+PID_FILE_ERROR = 4
+
+
+@click.command()
+@click.argument("app", metavar="MODULE[:BROKER]")
+@click.argument("modules", nargs=-1)
+@click.option("-p", "--processes", type=click.IntRange(min=1), default=available_cores,
+              help="How many worker processes.  [default: one a core]")
+@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How many messages each process runs at the same time.")
+@click.option("-Q", "--queues", multiple=True, metavar="QUEUE",
+              help="Only this queue; repeat it, or separate several by commas.  [default: all]")
+@click.option("-P", "--path", multiple=True, default=["."], show_default=True, metavar="FOLDER",
+              help="Where modules are found; may be repeated.")
+@click.option("--pid-file", metavar="FILE", help="Write the process id of the supervisor there.")
+@click.option("--log-file", metavar="FILE", help="Log there instead of to the standard error stream.")
+@click.option("--skip-logging", is_flag=True, help="Leave logging to the application.")
+@click.option("-v", "--verbose", count=True, help="Log more.")
+@click.option("--worker-shutdown-timeout", type=click.IntRange(min=0), default=600_000, show_default=True,
+              metavar="MS", help="How long running messages may go on when told to stop.")
+@click.option("--preload", is_flag=True, help="Import the application once, before the processes are forked.")
+@click.option("--start-method", type=click.Choice(START_METHODS), default=default_start_method,
+              show_default=True, help="How processes are started.")
+def worker(
+    app: str,
+    modules: tuple[str, ...],
+    processes: int,
+    threads: int,
+    queues: tuple[str, ...],
+    path: tuple[str, ...],
+    pid_file: str | None,
+    log_file: str | None,
+    skip_logging: bool,
+    verbose: int,
+    worker_shutdown_timeout: int,
+    preload: bool,
+    start_method: str,
+) -> None:  # fmt: skip
+    """Run the messages of the actors in MODULE.
+
+    MODULE is imported, and its BROKER used: a variable of it, a dotted one, or a function that sets
+    the global broker; without one, the global broker. Further modules are imported as well.
+
+    \b
+    SIGTERM or Ctrl-C   stop claiming, let running messages end, give the rest back, exit 0
+    the same again      stop at once, exit 1; nothing is lost
+    SIGHUP              replace all worker processes, which import the module anew
+    Exit status 2: the module or its broker cannot be used. 3: its store cannot. 4: the PID file.
+    """
+    config = PoolConfig(
+        processes=processes,
+        threads=threads,
+        queues=[name for names in queues for name in names.split(",")],
+        app=app,
+        modules=list(modules),
+        path=[os.path.abspath(folder) for folder in path],
+        preload=preload,
+        start_method=start_method,
+        shutdown_timeout=worker_shutdown_timeout,
+        log_level=logging.DEBUG if verbose else logging.INFO,
+        log_file=os.path.abspath(log_file) if log_file else "",
+        skip_logging=skip_logging,
+    )
+    try:
+        config.check()
+    except PoolError as error:
+        raise click.UsageError(str(error)) from error
+    set_up_logging(config)
+    with _pid_file(pid_file):
+        code = Supervisor(config).run()
+    sys.exit(code)
+
+
+@contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    """The file holds this process's number meanwhile; a stale one is replaced."""
+    if path is None:
+        yield
+        return
+    file = Path(path)
+    _refuse_if_in_use(file)
+    try:
+        file.write_text(str(os.getpid()), "ascii")
+    except OSError as error:
+        _fail(f"cannot write the PID file {path!r}: {error.strerror}")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _refuse_if_in_use(file: Path) -> None:
+    try:
+        pid = int(file.read_text("ascii"))
+    except FileNotFoundError:
+        return
+    except (ValueError, OSError):
+        _fail(f"the PID file {str(file)!r} holds no process id; look at it, and remove it if it is not needed")
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return
+    except PermissionError:
+        pass
+    if pid != os.getpid():
+        _fail(f"the PID file {str(file)!r} names process {pid}, which runs; stop it first, or name another file")
+
+
+def _fail(text: str) -> None:
+    click.echo(f"Error: {text}", err=True)
+    sys.exit(PID_FILE_ERROR)
