@@ -17,9 +17,6 @@ The road of a message, and where to read about each part of it::
 
 from __future__ import annotations
 
-from typing import Any
-
-from . import actor as _actor_module
 from . import broker, encoder, errors, message, middleware, results, worker
 from .actor import Actor, actor
 from .broker import Broker, MessageProxy, get_broker, set_broker
@@ -83,13 +80,20 @@ __all__ = [
     "WorkerCrashed",
     "WorkerThread",
     "actor",
+    "broker",
     "connect",
+    "encoder",
+    "errors",
     "get_broker",
     "get_encoder",
     "get_logger",
     "group",
+    "message",
+    "middleware",
     "pipeline",
     "pool",
+    "results",
     "set_broker",
     "set_encoder",
+    "worker",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -219,14 +218,16 @@ def check_options(broker: Broker, actor_name: str, options: dict[str, Any]) -> N
     unknown = sorted(options.keys() - broker.actor_options)
     if not unknown:
         return
-    hints = [
-        f"{name!r}" + (f" (did you mean {close[0]!r}?)" if (close := get_close_matches(name, broker.actor_options)) else "")
-        for name in unknown
-    ]
+    hints = ", ".join(_with_likely_name(name, broker.actor_options) for name in unknown)
     raise ValueError(
-        f"the actor {actor_name!r} has options that no middleware of its broker knows: {', '.join(hints)}; "
+        f"the actor {actor_name!r} has options that no middleware of its broker knows: {hints}; "
         "correct them, or add the middleware that they belong to before the actor is declared"
     )
+
+
+def _with_likely_name(name: str, known: set[str]) -> str:
+    likely = get_close_matches(name, known, n=1)
+    return f"{name!r} (did you mean {likely[0]!r}?)" if likely else repr(name)
 
 
 def callback_name(option: str, callback: Any) -> str | None:
@@ -241,8 +242,3 @@ def callback_name(option: str, callback: Any) -> str | None:
     if isinstance(name, str):
         return name
     raise TypeError(f"{option} is an actor, its name or None, not {callback!r}")
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))

@@ -26,6 +26,10 @@ global_broker: Broker | None = None
 """The broker of actors that name none. None: `get_broker` makes the default one."""
 
 
+make_default_broker: Callable[[], Broker]
+"""Makes the broker of those who set none; `localq.brokers` puts its function here."""
+
+
 def get_broker() -> Broker:
     """The global broker; made on demand, without touching the disk, if none was set.
 
@@ -37,10 +41,6 @@ def get_broker() -> Broker:
         global_broker = make_default_broker()
         global_broker.is_default = True
     return global_broker
-
-
-make_default_broker: Callable[[], Broker]
-"""Makes the broker of those who set none; `localq.brokers` puts its function here."""
 
 
 def set_broker(broker: Broker) -> None:
@@ -85,6 +85,7 @@ class Broker:
         self._store: Store | None = None
         self._hooks: dict[str, list[Callable[..., Any]]] = {}
         self._hooks_of: list[Middleware] = []
+        self._kinds: set[str] = set()
         if middleware is None:
             middleware = [make() for make in default_middleware]
         for one in middleware:
@@ -123,6 +124,7 @@ class Broker:
         if self._hooks_of != self.middleware:
             self._hooks_of = list(self.middleware)
             self._hooks = {}
+            self._kinds = {cls.__name__ for one in self.middleware for cls in type(one).__mro__}
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = [getattr(one, name) for one in self.middleware if _overrides(one, name)]
@@ -168,9 +170,7 @@ class Broker:
         """
         assert not (before and after), "give before or after, not both"
         if any(type(one) is type(middleware) for one in self.middleware):
-            self.logger.warning(
-                "You're adding a middleware of the same type twice: %s.", type(middleware).__name__
-            )
+            self.logger.warning("You're adding a middleware of the same type twice: %s.", type(middleware).__name__)
         self.middleware.insert(self._place_for(before, after), middleware)
         self.actor_options |= middleware.actor_options
         for actor in list(self.actors.values()):
@@ -191,7 +191,8 @@ class Broker:
 
     def has_middleware(self, name: str) -> bool:
         """Whether there is middleware of the class of that name, or of a subclass."""
-        return any(cls.__name__ == name for one in self.middleware for cls in type(one).__mro__)
+        self.hooks("enqueue")  # brings the table up to date
+        return name in self._kinds
 
     def get_results_backend(self) -> ResultBackend:
         """Where results are kept.
@@ -449,6 +450,6 @@ class MessageProxy:
         return self._message == other
 
     def __lt__(self, other: Any) -> bool:
-        return self._message < getattr(other, "_message", other)
+        return bool(self._message < getattr(other, "_message", other))
 
     __hash__ = None  # type: ignore[assignment]  # as its message: options can be written to

@@ -27,9 +27,7 @@ class pipeline:
 
     messages: list[Message[Any]]
 
-    def __init__(
-        self, children: Iterable[Message[Any] | pipeline], *, broker: Broker | None = None
-    ) -> None:
+    def __init__(self, children: Iterable[Message[Any] | pipeline], *, broker: Broker | None = None) -> None:
         self.broker = broker or current.get_broker()
         self.messages = []
         for child in children:

@@ -65,10 +65,8 @@ def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrup
 def _raise_asynchronously(thread_id: int, exception: type[Interrupt] | Interrupt) -> bool:
     # CPython takes a class here; an instance is carried by a class that makes it.
     raised = exception if isinstance(exception, type) else _class_that_raises(exception)
-    count = ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id), ctypes.py_object(raised)
-    )
-    return count == 1
+    count = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(raised))
+    return bool(count == 1)
 
 
 def _class_that_raises(exception: Interrupt) -> type[Interrupt]:

@@ -166,9 +166,7 @@ class Worker:
     def leave_to_others(self, actor_name: str) -> bool:
         """Whether an actor unknown here is declared by another worker that lives: its messages are
         then left to that one from now on."""
-        known = any(
-            actor_name in worker.actors and worker.id != self.id for worker in self.broker.store.workers()
-        )
+        known = any(actor_name in worker.actors and worker.id != self.id for worker in self.broker.store.workers())
         if known:
             self.skip |= {actor_name}
         return known

@@ -150,9 +150,7 @@ class WorkerThread(threading.Thread):
         worker = self.worker
         self.idle = True
         try:
-            self.broker.store.wait(
-                worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip
-            )
+            self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip)
         finally:
             self.idle = False
 

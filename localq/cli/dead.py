@@ -19,8 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def selection_options(function: F) -> F:
     """The options that say which dead letters are meant."""
-    function = click.option("--actor", "actors", multiple=True, help="Only of this actor; may be repeated.")(function)
-    function = click.option("--queue", "queues", multiple=True, help="Only of this queue; may be repeated.")(function)
+    for name in ("actor", "queue"):
+        text = f"Only of this {name}; may be repeated."
+        function = click.option(f"--{name}", f"{name}s", multiple=True, help=text)(function)
     return store_options(function)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -54,33 +55,32 @@ def status(url: str | None, app: str | None, as_json: bool) -> None:
         click.echo("(no messages)")
     click.echo()
     for worker in workers:
-        click.echo(f"worker process {worker['pid']}, queues {', '.join(worker['queues']) or 'all'}: {_doing(worker)}")
+        serves = ", ".join(worker["queues"]) or "all"
+        click.echo(f"worker process {worker['pid']}, queues {serves}: {_doing(worker)}")
     if not workers:
         click.echo("(no workers)")
 
 
-def _workers(store: Store) -> Any:
-    now = time.monotonic_ns() // 1_000_000
+def _workers(store: Store) -> Iterator[dict[str, Any]]:
     for worker in store.workers():
         path = store.worker_path(worker.name)
-        running = read_running(path) if path else []
-        sequences = [cell.sequence for cell in running]
-        records = {record.sequence: record for record in store.browse(Selection(sequences=sequences))} if sequences else {}
         yield {
             "pid": worker.pid,
             "alive": path is None or read_death(path) is None,
             "queues": list(worker.queues),
             "threads": worker.threads,
-            "running": [
-                {
-                    "message_id": records[cell.sequence].message_id,
-                    "actor": records[cell.sequence].actor,
-                    "for_ms": now - cell.since,
-                }
-                for cell in running
-                if cell.sequence in records
-            ],
+            "running": _running(store, path) if path is not None else [],
         }
+
+
+def _running(store: Store, path: str) -> list[dict[str, Any]]:
+    now = time.monotonic_ns() // 1_000_000
+    since = {running.sequence: running.since for running in read_running(path)}
+    records = store.browse(Selection(sequences=list(since))) if since else []
+    return [
+        {"message_id": record.message_id, "actor": record.actor, "for_ms": now - since[record.sequence]}
+        for record in records
+    ]
 
 
 def _doing(worker: dict[str, Any]) -> str:

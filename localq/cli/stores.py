@@ -22,9 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def store_options(function: F) -> F:
     """The options that say which store is meant."""
     function = click.option("--url", help="The store, such as sqlite:///jobs.db.")(function)
-    return click.option(
-        "--app", metavar="MODULE[:BROKER]", help="The store of that module's broker."
-    )(function)
+    return click.option("--app", metavar="MODULE[:BROKER]", help="The store of that module's broker.")(function)
 
 
 def locate(url: str | None, app: str | None) -> Location:

@@ -22,23 +22,57 @@ PID_FILE_ERROR = 4
 @click.command()
 @click.argument("app", metavar="MODULE[:BROKER]")
 @click.argument("modules", nargs=-1)
-@click.option("-p", "--processes", type=click.IntRange(min=1), default=available_cores,
-              help="How many worker processes.  [default: one a core]")
-@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True,
-              help="How many messages each process runs at the same time.")
-@click.option("-Q", "--queues", multiple=True, metavar="QUEUE",
-              help="Only this queue; repeat it, or separate several by commas.  [default: all]")
-@click.option("-P", "--path", multiple=True, default=["."], show_default=True, metavar="FOLDER",
-              help="Where modules are found; may be repeated.")
+@click.option(
+    "-p",
+    "--processes",
+    type=click.IntRange(min=1),
+    default=available_cores,
+    help="How many worker processes.  [default: one a core]",
+)
+@click.option(
+    "-t",
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many messages each process runs at the same time.",
+)
+@click.option(
+    "-Q",
+    "--queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Only this queue; repeat it, or separate several by commas.  [default: all]",
+)
+@click.option(
+    "-P",
+    "--path",
+    multiple=True,
+    default=["."],
+    show_default=True,
+    metavar="FOLDER",
+    help="Where modules are found; may be repeated.",
+)
 @click.option("--pid-file", metavar="FILE", help="Write the process id of the supervisor there.")
 @click.option("--log-file", metavar="FILE", help="Log there instead of to the standard error stream.")
 @click.option("--skip-logging", is_flag=True, help="Leave logging to the application.")
 @click.option("-v", "--verbose", count=True, help="Log more.")
-@click.option("--worker-shutdown-timeout", type=click.IntRange(min=0), default=600_000, show_default=True,
-              metavar="MS", help="How long running messages may go on when told to stop.")
+@click.option(
+    "--worker-shutdown-timeout",
+    type=click.IntRange(min=0),
+    default=600_000,
+    show_default=True,
+    metavar="MS",
+    help="How long running messages may go on when told to stop.",
+)
 @click.option("--preload", is_flag=True, help="Import the application once, before the processes are forked.")
-@click.option("--start-method", type=click.Choice(START_METHODS), default=default_start_method,
-              show_default=True, help="How processes are started.")
+@click.option(
+    "--start-method",
+    type=click.Choice(START_METHODS),
+    default=default_start_method,
+    show_default=True,
+    help="How processes are started.",
+)
 def worker(
     app: str,
     modules: tuple[str, ...],

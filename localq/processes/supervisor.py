@@ -207,7 +207,9 @@ class Supervisor:
             return
         wait = 0 if worker.ordered else self._backoff_after(worker)
         if not worker.ordered:
-            why = f"could not start ({worker.failure['failed']})" if worker.failure else f"ended with {_describe(code)}"
+            why = f"ended with {_describe(code)}"
+            if worker.failure:
+                why = f"could not start ({worker.failure['failed']})"
             when = f"in {wait / 1000:g} s" if wait else "now"
             self.logger.error("Worker process %d %s; replacing it %s.", worker.process.pid, why, when)
         self._due[worker.slot] = Deadline(wait)

@@ -58,9 +58,7 @@ class ResultBackend(ABC):
         self.encoder = encoder
         self.use_namespace_prefix_keys = use_namespace_prefix_keys
 
-    def get_result(
-        self, message: Message[Any], *, block: bool = False, timeout: int | None = None
-    ) -> Any:
+    def get_result(self, message: Message[Any], *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of a message.
 
         Parameters:

@@ -228,9 +228,7 @@ class Store(ABC):
         return self.finish((), now=now, claim=claim)
 
     @abstractmethod
-    def finish(
-        self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None
-    ) -> list[Record]:
+    def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         """Write what became of claimed messages and, in the same transaction, claim the next ones.
 
         An outcome whose claim is not in force any more (it was finished or released before, or
@@ -260,9 +258,7 @@ class Store(ABC):
         """For each queue that holds messages: how many are in each state that occurs."""
 
     @abstractmethod
-    def browse(
-        self, selection: Selection, *, limit: int = 100, after: int = 0
-    ) -> list[Record]:
+    def browse(self, selection: Selection, *, limit: int = 100, after: int = 0) -> list[Record]:
         """Look at messages, in order of `sequence`, those after the number `after`."""
 
     @abstractmethod
@@ -320,9 +316,7 @@ class Store(ABC):
         """What is kept under the key, or None if nothing is or its time is over."""
 
     @abstractmethod
-    def wait_value(
-        self, key: str, *, clock: Callable[[], int], timeout: float
-    ) -> bytes | None:
+    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
         """As `get_value`, but sleep up to `timeout` milliseconds until there is something."""
 
     @abstractmethod
@@ -371,9 +365,7 @@ class Store(ABC):
         """The schedules whose time has come, the earliest first."""
 
     @abstractmethod
-    def advance_schedule(
-        self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int
-    ) -> bool:
+    def advance_schedule(self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int) -> bool:
         """Move a schedule on to `due_at` and store `puts`, unless somebody else already moved it.
 
         Says whether it was this call that did: so a tick fires once, whoever asks.

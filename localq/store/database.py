@@ -333,7 +333,9 @@ def _prepare_folder(path: str, side: str) -> None:
                 os.chmod(sub, 0o700)
         _create(path)
     except OSError as error:
-        raise StoreError(f"cannot write in {folder!r} ({error.strerror}); name a folder that you may write") from error
+        raise StoreError(
+            f"cannot write in {folder!r} ({error.strerror}); name a folder that you may write"
+        ) from error
 
 
 def _create(path: str) -> None:

@@ -131,9 +131,7 @@ class KeyedSQLite(Store):
         with self.database.read as connection:
             return [Schedule(*row) for row in connection.execute(sql.DUE_SCHEDULES, (now,)).fetchall()]
 
-    def advance_schedule(
-        self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int
-    ) -> bool:
+    def advance_schedule(self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int) -> bool:
         with self.database.write as connection:
             moved = connection.execute(sql.ADVANCE_SCHEDULE, (due_at, schedule.name, schedule.due_at))
             if moved.rowcount != 1:

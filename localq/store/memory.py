@@ -179,9 +179,7 @@ class MemoryStore(Store):
             self._add(records, now)
             self._changed.notify_all()
 
-    def finish(
-        self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None
-    ) -> list[Record]:
+    def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         for outcome in outcomes:  # all of them before the first write: a bad one leaves no half
             _check_outcome(outcome)
         with shielded(), self._lock:
@@ -344,9 +342,7 @@ class MemoryStore(Store):
 
     # -- events and schedules
 
-    def events(
-        self, topics: Sequence[str], *, after: int, limit: int = 100
-    ) -> list[tuple[int, Event]]:
+    def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:
         with shielded(), self._lock:
             return list(islice(self._events_after(after, frozenset(topics)), limit))
 
@@ -360,9 +356,7 @@ class MemoryStore(Store):
             due = [replace(each) for each in self._schedules.values() if each.due_at <= now]
         return sorted(due, key=lambda schedule: (schedule.due_at, schedule.name))
 
-    def advance_schedule(
-        self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int
-    ) -> bool:
+    def advance_schedule(self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int) -> bool:
         _check(puts)
         with shielded(), self._lock:
             kept = self._schedules.get(schedule.name)

@@ -1,8 +1,9 @@
-"""The store that is one SQLite file: messages and workers.
+"""The store that is one SQLite file: messages.
 
 ``schema.sql`` has the tables, `statements` every statement, `database` the
-connection and its transactions, `keyed` the values, counters, events and
-schedules, `bell` how a sleeper is woken.
+connection and its transactions, `rows` what stands between rows and records,
+`registry` the workers, `keyed` values, counters, events and schedules, and
+`bell` how a sleeper is woken.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..cells import CRASHED, Death, read_death
 from . import statements as sql
 from .base import (
     CANCELLED,
@@ -34,19 +33,16 @@ from .base import (
     Outcome,
     Record,
     Selection,
-    WorkerRecord,
 )
 from .bell import WANTS_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database
-from .keyed import KeyedSQLite
-
-INLINE = 2000
-"""Bytes of a body that its row still holds; larger ones lie apart."""
+from .registry import RegistrySQLite
+from .rows import INLINE, moved_row, place_of, record_of, row_of, where
 
 SWEEP_BATCH = 500
 
 
-class SQLiteStore(KeyedSQLite):
+class SQLiteStore(RegistrySQLite):
     """Messages in one file, shared by all processes of this machine.
 
     Parameters:
@@ -101,7 +97,7 @@ class SQLiteStore(KeyedSQLite):
         if not records:
             return
         first = self.database.gate.next_position(now, len(records))
-        rows = [_row(record, position, now) for position, record in enumerate(records, first)]
+        rows = [row_of(record, position, now) for position, record in enumerate(records, first)]
         if all(len(record.body) <= INLINE for record in records):
             connection.executemany(sql.INSERT, rows)
             return
@@ -118,9 +114,7 @@ class SQLiteStore(KeyedSQLite):
         for queue, count in queues.items():
             self.bells.ring(queue, count)
 
-    def finish(
-        self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None
-    ) -> list[Record]:
+    def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         claimed: list[Record] = []
         with self.database.write as connection:
             written = self._write_outcomes(connection, outcomes, now) if outcomes else []
@@ -171,9 +165,10 @@ class SQLiteStore(KeyedSQLite):
             return connection.execute(sql.RELEASE, this_claim).rowcount == 1
         if outcome.kind == DEAD:
             return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
-        assert outcome.kind == RETRY and outcome.retry is not None
+        assert outcome.kind == RETRY
         retry = outcome.retry
-        state, position = _place(retry, self.database.gate.next_position(now, 1), now)
+        assert retry is not None
+        state, position = place_of(retry, self.database.gate.next_position(now, 1), now)
         inline = retry.body if len(retry.body) <= INLINE else None
         row = (state, position, retry.eta, retry.queue, retry.actor, inline, retry.encoder, retry.wire,
                retry.priority, retry.lane, retry.root, retry.unique_key)  # fmt: skip
@@ -217,7 +212,7 @@ class SQLiteStore(KeyedSQLite):
         return records
 
     def _records(self, connection: sqlite3.Connection, rows: list[Any]) -> list[Record]:
-        records = [_record(row) for row in rows]
+        records = [record_of(row) for row in rows]
         for record in records:
             if record.body is None:
                 (record.body,) = connection.execute(sql.SELECT_PAYLOAD, (record.sequence,)).fetchone()
@@ -266,9 +261,9 @@ class SQLiteStore(KeyedSQLite):
         return counts
 
     def browse(self, selection: Selection, *, limit: int = 100, after: int = 0) -> list[Record]:
-        where, values = _where(selection)
+        condition, values = where(selection)
         statement = (
-            f"SELECT {sql.COLUMNS} FROM message WHERE sequence > ? AND {where} ORDER BY sequence LIMIT ?"
+            f"SELECT {sql.COLUMNS} FROM message WHERE sequence > ? AND {condition} ORDER BY sequence LIMIT ?"
         )
         with self.database.read as connection:
             rows = connection.execute(statement, (after, *values, limit)).fetchall()
@@ -284,13 +279,13 @@ class SQLiteStore(KeyedSQLite):
         states = [source for source in selection.states or STATES if source in sources]
         if not states:
             return 0
-        where, values = _where(replace(selection, states=states))
+        condition, values = where(replace(selection, states=states))
         with self.database.write as connection:
-            rows = connection.execute(f"SELECT {sql.COLUMNS} FROM message WHERE {where}", values).fetchall()
-            moved = [_record(row) for row in rows]
+            rows = connection.execute(f"SELECT {sql.COLUMNS} FROM message WHERE {condition}", values).fetchall()
+            moved = [record_of(row) for row in rows]
             first = self.database.gate.next_position(now, len(moved) or 1)
             connection.executemany(
-                sql.MOVE, (_moved(record, state, first + n) for n, record in enumerate(moved))
+                sql.MOVE, (moved_row(record, state, first + n) for n, record in enumerate(moved))
             )
         if state == WAITING:
             self._ring(moved)
@@ -298,82 +293,12 @@ class SQLiteStore(KeyedSQLite):
 
     def purge(self, selection: Selection) -> int:
         states = [state for state in selection.states or STATES if state != RUNNING]
-        where, values = _where(replace(selection, states=states))
+        condition, values = where(replace(selection, states=states))
         with self.database.write as connection:
             connection.execute(
-                f"DELETE FROM payload WHERE sequence IN (SELECT sequence FROM message WHERE {where})", values
+                f"DELETE FROM payload WHERE sequence IN (SELECT sequence FROM message WHERE {condition})", values
             )
-            return connection.execute(f"DELETE FROM message WHERE {where}", values).rowcount
-
-    # -- workers
-
-    def join(self, worker: WorkerRecord, *, now: int) -> int:
-        queues, actors = json.dumps(list(worker.queues)), json.dumps(list(worker.actors))
-        row = (worker.name, worker.pid, worker.pool, queues, actors, worker.threads, now)
-        with self.database.write as connection:
-            number = connection.execute(sql.JOIN, row).lastrowid
-            connection.execute(sql.REVIVE, (actors, queues))
-        assert number is not None
-        return number
-
-    def leave(self, worker: int, *, now: int) -> None:
-        with self.database.write as connection:
-            connection.execute(sql.LEAVE, (worker,)).fetchall()
-            given = connection.execute(sql.GIVE_BACK, ("[]", worker)).rowcount
-            queues = connection.execute("SELECT DISTINCT queue FROM message WHERE state = 'waiting'").fetchall() if given else []
-        for (queue,) in queues:
-            self.bells.ring(queue, given)
-
-    def worker_path(self, name: str) -> str:
-        """The file whose lock says that the worker of that name lives."""
-        return os.path.join(self.database.side, "workers", name)
-
-    def reap(self, *, now: int, max_crashes: int = 3) -> int:
-        given = 0
-        for worker in self.workers():
-            death = read_death(self.worker_path(worker.name))
-            if death is not None:
-                given += self._give_back(worker, death, max_crashes)
-        return given
-
-    def _give_back(self, worker: WorkerRecord, death: Death, max_crashes: int) -> int:
-        with self.database.write as connection:
-            if not connection.execute(sql.LEAVE, (worker.id,)).fetchall():
-                return 0  # another one reaped it first
-            charged = self._charge(connection, worker.id, death, max_crashes)
-            given = connection.execute(sql.GIVE_BACK, (json.dumps(charged), worker.id)).rowcount
-        try:
-            os.unlink(self.worker_path(worker.name))
-        except FileNotFoundError:
-            pass
-        for queue in worker.queues:
-            self.bells.ring(queue, given)
-        return given
-
-    def _charge(
-        self, connection: sqlite3.Connection, worker: int, death: Death, max_crashes: int
-    ) -> list[int]:
-        """Charge the sole runner of a crash, or mark the several suspects; say who was charged."""
-        runners = [(running.sequence, worker, running.claim) for running in death.running]
-        if death.end != CRASHED:
-            return []
-        if len(runners) > 1:
-            connection.executemany(sql.SUSPECT, runners)
-            return []
-        verdict = f"WorkerCrashed: {describe_end(death.status)}"
-        return [
-            sequence
-            for runner in runners
-            for (sequence,) in connection.execute(sql.CHARGE, (max_crashes, verdict, *runner)).fetchall()
-        ]
-
-    def workers(self) -> list[WorkerRecord]:
-        with self.database.read as connection:
-            rows = connection.execute(sql.WORKERS).fetchall()
-        return [
-            WorkerRecord(name, pid, json.loads(queues), json.loads(actors), *rest)
-            for name, pid, queues, actors, *rest in rows
-        ]
+            return connection.execute(f"DELETE FROM message WHERE {condition}", values).rowcount
 
     # -- life
 
@@ -408,65 +333,5 @@ class SQLiteStore(KeyedSQLite):
         self.database.close()
 
 
-def describe_end(status: int) -> str:
-    """How a process ended, for a person: ``killed by signal 11 (SIGSEGV)``."""
-    if status >= 0:
-        return f"its process exited with status {status} in the middle of it"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = "unknown"
-    return f"its process was killed by signal {-status} ({name})"
-
-
 def _claim_of(outcome: Outcome) -> tuple[int | None, int, bool]:
     return outcome.record.owner, outcome.record.claim, outcome.kind == DONE
-
-
-def _place(record: Record, position: int, now: int) -> tuple[str, int]:
-    if record.eta is not None and record.eta > now:
-        return DELAYED, record.eta * 1000
-    return WAITING, position
-
-
-def _row(record: Record, position: int, now: int) -> tuple[Any, ...]:
-    state, position = _place(record, position, now)
-    return (
-        record.message_id, record.queue, record.actor,
-        record.body if len(record.body) <= INLINE else None,
-        record.encoder, record.wire, record.priority, record.eta, record.lane, record.root,
-        record.unique_key, record.created_at or now, state, position,
-    )  # fmt: skip
-
-
-def _record(row: Sequence[Any]) -> Record:
-    sequence, *given = row[:13]
-    return Record(*given, sequence, *row[13:])
-
-
-def _moved(record: Record, state: str, position: int) -> tuple[Any, ...]:
-    anew = record.state == DEAD
-    eta = None if state == WAITING else record.eta
-    tries = (0, 0, None, None, None) if anew else (
-        record.attempts, record.crashes, record.verdict, record.reason, record.died_at)  # fmt: skip
-    return state, position, eta, *tries, record.sequence
-
-
-def _where(selection: Selection) -> tuple[str, list[Any]]:
-    conditions, values = ["1"], []
-    for column, wanted in _fields(selection):
-        conditions.append(f"{column} IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(list(wanted)))
-    return " AND ".join(conditions), values
-
-
-def _fields(selection: Selection) -> Iterator[tuple[str, Sequence[Any]]]:
-    for column, wanted in (
-        ("state", selection.states),
-        ("queue", selection.queues),
-        ("actor", selection.actors),
-        ("message_id", selection.message_ids),
-        ("sequence", selection.sequences),
-    ):
-        if wanted:
-            yield column, wanted

@@ -126,7 +126,7 @@ WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING s
 GIVE_BACK = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL,
                    attempts = attempts - (sequence NOT IN (SELECT value FROM json_each(?)))
-WHERE owner = ? AND state = 'running'"""
+WHERE owner = ? AND state = 'running' RETURNING queue"""
 
 # -- values, counters, events, schedules
 
@@ -160,6 +160,10 @@ DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
 
 # -- what has expired, a bounded batch of each
 
+_DEAD_FOR_TOO_LONG = """
+SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead
+ORDER BY died_at LIMIT :batch"""
+
 SWEEP = (
     """DELETE FROM value WHERE key IN
        (SELECT key FROM value WHERE expires_at <= :now LIMIT :batch)""",
@@ -167,8 +171,6 @@ SWEEP = (
        (SELECT key FROM counter WHERE expires_at <= :now LIMIT :batch)""",
     """DELETE FROM event WHERE sequence IN
        (SELECT sequence FROM event WHERE expires_at <= :now LIMIT :batch)""",
-    """DELETE FROM payload WHERE sequence IN
-       (SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead ORDER BY died_at LIMIT :batch)""",
-    """DELETE FROM message WHERE sequence IN
-       (SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead ORDER BY died_at LIMIT :batch)""",
+    f"DELETE FROM payload WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
+    f"DELETE FROM message WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
 )

@@ -1,0 +1,92 @@
+"""The workers of the SQLite store: who lives, and what becomes of what the dead held."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from contextlib import suppress
+
+from ..cells import CRASHED, Death, read_death
+from . import statements as sql
+from .base import WorkerRecord
+from .keyed import KeyedSQLite
+
+
+class RegistrySQLite(KeyedSQLite):
+    """The verbs about workers; `SQLiteStore` adds those about messages."""
+
+    def join(self, worker: WorkerRecord, *, now: int) -> int:
+        queues, actors = json.dumps(list(worker.queues)), json.dumps(list(worker.actors))
+        row = (worker.name, worker.pid, worker.pool, queues, actors, worker.threads, now)
+        with self.database.write as connection:
+            number = connection.execute(sql.JOIN, row).lastrowid
+            connection.execute(sql.REVIVE, (actors, queues))
+        assert number is not None
+        return number
+
+    def leave(self, worker: int, *, now: int) -> None:
+        with self.database.write as connection:
+            connection.execute(sql.LEAVE, (worker,)).fetchall()
+            given = connection.execute(sql.GIVE_BACK, ("[]", worker)).fetchall()
+        for (queue,) in given:
+            self.bells.ring(queue)
+
+    def worker_path(self, name: str) -> str:
+        """The file whose lock says that the worker of that name lives."""
+        return os.path.join(self.database.side, "workers", name)
+
+    def reap(self, *, now: int, max_crashes: int = 3) -> int:
+        given = 0
+        for worker in self.workers():
+            death = read_death(self.worker_path(worker.name))
+            if death is not None:
+                given += self._give_back(worker, death, max_crashes)
+        return given
+
+    def _give_back(self, worker: WorkerRecord, death: Death, max_crashes: int) -> int:
+        with self.database.write as connection:
+            if not connection.execute(sql.LEAVE, (worker.id,)).fetchall():
+                return 0  # another one reaped it first
+            charged = self._charge(connection, worker.id, death, max_crashes)
+            given = connection.execute(sql.GIVE_BACK, (json.dumps(charged), worker.id)).fetchall()
+        with suppress(FileNotFoundError):
+            os.unlink(self.worker_path(worker.name))
+        for (queue,) in given:
+            self.bells.ring(queue)
+        return len(given)
+
+    def _charge(self, connection: sqlite3.Connection, worker: int, death: Death, max_crashes: int) -> list[int]:
+        """Charge the sole runner of a crash, or mark the several suspects; say who was charged."""
+        runners = [(running.sequence, worker, running.claim) for running in death.running]
+        if death.end != CRASHED:
+            return []
+        if len(runners) > 1:
+            connection.executemany(sql.SUSPECT, runners)
+            return []
+        verdict = f"WorkerCrashed: {describe_end(death.status)}"
+        return [
+            sequence
+            for runner in runners
+            for (sequence,) in connection.execute(sql.CHARGE, (max_crashes, verdict, *runner)).fetchall()
+        ]
+
+    def workers(self) -> list[WorkerRecord]:
+        with self.database.read as connection:
+            rows = connection.execute(sql.WORKERS).fetchall()
+        return [
+            WorkerRecord(name, pid, json.loads(queues), json.loads(actors), *rest)
+            for name, pid, queues, actors, *rest in rows
+        ]
+
+
+def describe_end(status: int) -> str:
+    """How a process ended, for a person: ``killed by signal 11 (SIGSEGV)``."""
+    if status >= 0:
+        return f"its process exited with status {status} in the middle of it"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    return f"its process was killed by signal {-status} ({name})"

@@ -1,0 +1,60 @@
+"""Between the rows of the SQLite store and its records, and from a selection to SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .base import DEAD, DELAYED, WAITING, Record, Selection
+
+INLINE = 2000
+"""Bytes of a body that its row still holds; larger ones lie apart."""
+
+
+def place_of(record: Record, position: int, now: int) -> tuple[str, int]:
+    if record.eta is not None and record.eta > now:
+        return DELAYED, record.eta * 1000
+    return WAITING, position
+
+
+def row_of(record: Record, position: int, now: int) -> tuple[Any, ...]:
+    state, position = place_of(record, position, now)
+    return (
+        record.message_id, record.queue, record.actor,
+        record.body if len(record.body) <= INLINE else None,
+        record.encoder, record.wire, record.priority, record.eta, record.lane, record.root,
+        record.unique_key, record.created_at or now, state, position,
+    )  # fmt: skip
+
+
+def record_of(row: Sequence[Any]) -> Record:
+    return Record(*row[1:13], row[0], *row[13:])  # the columns are in the order of the fields
+
+
+def moved_row(record: Record, state: str, position: int) -> tuple[Any, ...]:
+    anew = record.state == DEAD
+    eta = None if state == WAITING else record.eta
+    tries = (0, 0, None, None, None) if anew else (
+        record.attempts, record.crashes, record.verdict, record.reason, record.died_at)  # fmt: skip
+    return state, position, eta, *tries, record.sequence
+
+
+def where(selection: Selection) -> tuple[str, list[Any]]:
+    conditions, values = ["1"], []
+    for column, wanted in _fields(selection):
+        conditions.append(f"{column} IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(list(wanted)))
+    return " AND ".join(conditions), values
+
+
+def _fields(selection: Selection) -> Iterator[tuple[str, Sequence[Any]]]:
+    for column, wanted in (
+        ("state", selection.states),
+        ("queue", selection.queues),
+        ("actor", selection.actors),
+        ("message_id", selection.message_ids),
+        ("sequence", selection.sequences),
+    ):
+        if wanted:
+            yield column, wanted
