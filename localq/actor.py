@@ -8,6 +8,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from .asyncio import async_to_sync, is_async
 from .broker import Broker, get_broker
 from .logging import get_logger
 from .message import Message
@@ -37,7 +38,7 @@ class Actor(Generic[P, R]):
 
     def __init__(
         self,
-        fn: Callable[P, R | Awaitable[R]],
+        fn: Callable[P, Any],
         *,
         broker: Broker,
         actor_name: str,
@@ -47,7 +48,7 @@ class Actor(Generic[P, R]):
     ) -> None:
         module = fn.__module__ if getattr(fn, "__module__", None) else "_"
         self.logger = get_logger(module, actor_name)
-        self.fn = fn
+        self.fn = async_to_sync(fn) if is_async(fn) else fn
         self.broker = broker
         self.actor_name = actor_name
         self.queue_name = queue_name

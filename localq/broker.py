@@ -26,10 +26,6 @@ global_broker: Broker | None = None
 """The broker of actors that name none. None: `get_broker` makes the default one."""
 
 
-make_default_broker: Callable[[], Broker]
-"""Makes the broker of those who set none; `localq.brokers` puts its function here."""
-
-
 def get_broker() -> Broker:
     """The global broker; made on demand, without touching the disk, if none was set.
 
@@ -38,7 +34,7 @@ def get_broker() -> Broker:
     """
     global global_broker
     if global_broker is None:
-        global_broker = make_default_broker()
+        global_broker = current.make_default_broker()
         global_broker.is_default = True
     return global_broker
 

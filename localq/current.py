@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 get_broker: Callable[[], Broker]
 """Gives the global broker; `localq.broker` puts its function here."""
 
+make_default_broker: Callable[[], Broker]
+"""Makes the broker of those who set none; `localq.brokers` puts its function here."""
+
 encoder: Encoder | None = None
 """The encoder of messages and results when none is named."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
-from uuid import uuid4
 
 from . import current
 from .clock import current_millis
@@ -40,8 +41,18 @@ def set_encoder(encoder: Encoder) -> None:
 
 
 def generate_unique_id() -> str:
-    """A new random message id."""
-    return str(uuid4())
+    """A new message id: a UUID of version 7 (RFC 9562), which begins with the time.
+
+    So messages that are sent together lie together in an index. The ids of version 4 that dramatiq
+    has are spread over all of it, and every commit would write a page for each.
+    """
+    random = int.from_bytes(os.urandom(10), "big")
+    number = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | 0x2 << 62 | random & ~_FIXED_BITS
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+_FIXED_BITS = 0xF << 76 | 0x3 << 62  # the version and the variant
 
 
 @dataclass(frozen=True, order=True)

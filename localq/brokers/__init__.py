@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .. import broker as _broker
+from .. import current
 from ..broker import Broker, set_broker
 from ..location import default_location
-from ..middleware import CurrentMessage, Middleware, default_middleware
+from ..middleware import AsyncIO, CurrentMessage, Middleware, default_middleware
 from ..results import Results
 from .sqlite import SQLiteBroker
 
@@ -45,9 +45,10 @@ def make_default_broker() -> Broker:
     return _broker_at(None, with_results())
 
 
-_broker.make_default_broker = make_default_broker
+current.make_default_broker = make_default_broker
 
 
 def with_results() -> list[Middleware]:
     """The middleware of a broker that was not set up by hand."""
-    return [*(make() for make in default_middleware), Results(store_results=True), CurrentMessage()]
+    usual = [make() for make in default_middleware]
+    return [*usual, Results(store_results=True), CurrentMessage(), AsyncIO(only_if_needed=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..threading import Interrupt, raise_thread_exception
 from .age_limit import AgeLimit
+from .asyncio import AsyncIO
 from .callbacks import Callbacks
 from .current_message import CurrentMessage
 from .middleware import Middleware, MiddlewareError, SkipMessage
@@ -14,6 +15,7 @@ from .time_limit import TimeLimit, TimeLimitExceeded
 
 __all__ = [
     "AgeLimit",
+    "AsyncIO",
     "Callbacks",
     "CurrentMessage",
     "Interrupt",

@@ -34,8 +34,6 @@ class Callbacks(Middleware):
         callback = option("on_success" if exception is None else "on_failure", message, actor, None)
         if callback is None:
             return
-        if exception is None:
-            outcome = result
-        else:
-            outcome = {"type": type(exception).__name__, "message": str(exception)}
+        failure = {"type": type(exception).__name__, "message": str(exception)}
+        outcome = result if exception is None else failure
         broker.get_actor(callback).send(message.asdict(), outcome)

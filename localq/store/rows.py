@@ -29,7 +29,7 @@ def row_of(record: Record, position: int, now: int) -> tuple[Any, ...]:
 
 
 def record_of(row: Sequence[Any]) -> Record:
-    return Record(*row[1:13], row[0], *row[13:])  # the columns are in the order of the fields
+    return Record(*row)
 
 
 def moved_row(record: Record, state: str, position: int) -> tuple[Any, ...]:

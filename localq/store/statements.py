@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+# In the order of the fields of a Record.
 COLUMNS = (
-    "sequence, message_id, queue, actor, body, encoder, wire, priority, eta, lane, root, unique_key, "
-    "created_at, state, position, owner, claim, claimed_at, attempts, crashes, verdict, reason, died_at"
+    "message_id, queue, actor, body, encoder, wire, priority, eta, lane, root, unique_key, created_at, "
+    "sequence, state, position, owner, claim, claimed_at, attempts, crashes, verdict, reason, died_at"
 )
 
 # -- messages
@@ -88,8 +89,8 @@ SELECT EXISTS (SELECT 1 FROM message WHERE state = 'waiting' AND lane IN ('threa
 def remove(count: int) -> str:
     """Remove done messages, and say which of them were still this claim's."""
     return f"""
-DELETE FROM message WHERE sequence IN ({_marks(count)}) AND owner = ? AND claim = ?
-                      AND state = 'running' RETURNING sequence"""
+DELETE FROM message WHERE sequence IN ({_marks(count)}) AND +owner = ? AND claim = ?
+                      AND +state = 'running' RETURNING sequence"""
 
 
 def _marks(count: int) -> str:
