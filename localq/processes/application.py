@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing.spawn
+import os
 import sys
 from typing import Any
 
 from ..actor import Actor
 from ..broker import Broker, get_broker
 from ..errors import BrokerConnectionError, PoolError
+from ..location import ENVIRONMENT_VARIABLE
 from .config import PoolConfig
 
 IMPORT_ERROR = 2
@@ -38,6 +40,9 @@ def load_application(config: PoolConfig) -> Broker:
     for folder in reversed(config.path):
         if folder not in sys.path:
             sys.path.insert(0, folder)
+    if config.url:
+        # So that a program which names no store finds, in this process too, the one of its project.
+        os.environ[ENVIRONMENT_VARIABLE] = config.url
     try:
         if config.main is not None:
             _import_main(config.main)

@@ -145,6 +145,9 @@ class _Ears(threading.Thread):
         if not all(thread.ended.is_set() for thread in worker.workers):
             # What still runs was given back; its thread cannot be stopped, but its process can.
             logger.warning("Running messages were given back after %d ms.", self._timeout)
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # whatever the application has put there
+                    stream.flush()
             os._exit(0)
 
     def _end_with_supervisor(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ..broker import Broker, get_broker
 from ..clock import Deadline
 from ..errors import PoolError
+from ..logging import get_logger
 from ..threading import native_thread_count
 from . import application, child
 from .config import PoolConfig, default_start_method
@@ -21,6 +22,10 @@ from .supervisor import supervise
 
 START_TIMEOUT = 60_000
 """Milliseconds for the first worker processes to become ready."""
+PATIENCE = 2_000
+"""Milliseconds after which `stop` says what it is waiting for."""
+
+logger = get_logger(__name__)
 
 
 class Pool:
@@ -69,7 +74,11 @@ class Pool:
                 "see them; use sqlite:///jobs.db, or localq.Worker(broker) in this process"
             )
         self._supervisor = self._launch(broker)
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def _launch(self, broker: Broker) -> Launched:
         config = self.config
@@ -91,12 +100,9 @@ class Pool:
             for report in self._reports(deadline):
                 if report.get("ready"):
                     return
-                self._fail(report.get("traceback", "") + report.get("failed", "its supervisor ended"))
-        self._fail(f"it was not ready after {START_TIMEOUT / 1000:g} s")
-
-    def _fail(self, why: str) -> None:
-        self.kill()
-        raise PoolError(f"the pool cannot start: {why}")
+                why = report.get("traceback", "") + report.get("failed", "its supervisor ended")
+                raise PoolError(f"the pool cannot start: {why}")
+        raise PoolError(f"the pool cannot start: it was not ready after {START_TIMEOUT / 1000:g} s")
 
     def _reports(self, deadline: Deadline) -> list[dict[str, Any]]:
         assert self._supervisor is not None
@@ -120,20 +126,22 @@ class Pool:
             self.kill()
             raise
 
-    def _wait_for_end(self) -> int:
+    def _wait_for_end(self) -> None:
         supervisor = self._supervisor
         assert supervisor is not None
+        patience = Deadline(PATIENCE)
         # Its end closes the pipe, which wakes this up; a zombie follows within moments.
-        forever = Deadline(None)
         while supervisor.read_reports() is not None:
             with selectors.DefaultSelector() as selector:
                 selector.register(supervisor.report, selectors.EVENT_READ)
-                selector.select(forever.left())
-        while (status := supervisor.ended()) is None:
+                left = patience.left()
+                if not selector.select(None if left is None else left / 1000) and patience.passed():
+                    logger.warning("The pool waits for running messages; Ctrl-C (again) ends them at once.")
+                    patience = Deadline(None)
+        while supervisor.ended() is None:
             time.sleep(0.001)
         supervisor.close()
         self._supervisor = None
-        return status
 
     def kill(self) -> None:
         """End all processes at once. Nothing is lost: what they ran is waiting again."""

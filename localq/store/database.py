@@ -182,12 +182,15 @@ class Database:
     # would vanish. So a fork waits for what runs, closes all, and both sides open again.
 
     def before_fork(self) -> None:
-        try:
-            self.close()
-        except StoreError:
-            pass  # the child is told when it uses the store: see connection()
         self.gate.before_fork()
         self._lock.acquire()
+        if self._connection is not None and self._owner == os.getpid():
+            try:
+                with self.gate:
+                    self._close_connection()
+            except StoreError:
+                pass  # the child is told when it uses the store: see connection()
+        self.gate.close()
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:

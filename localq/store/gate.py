@@ -132,17 +132,21 @@ class Gate:
         self._words = memoryview(self._map).cast("q")
 
     def close(self) -> None:
-        """Let go of the file; the next use opens it again."""
+        """Let go of the file; the next use opens it again. Not while this thread is inside."""
         with self._threads:
-            if self._words is not None and self._map is not None:
-                self._words.release()
-                self._map.close()
-                os.close(self._descriptor)
-                self._words = self._map = None
-                self._descriptor = -1
+            if not self._depth:
+                self._let_go()
 
-    # A fork must find no thread inside, and give the child a gate of its own: a descriptor that
-    # it shared with its parent would let both in at once.
+    def _let_go(self) -> None:
+        if self._words is not None and self._map is not None:
+            self._words.release()
+            self._map.close()
+            os.close(self._descriptor)
+            self._words = self._map = None
+            self._descriptor = -1
+
+    # A fork must find no other thread inside. The child gets a gate of its own: a descriptor that it
+    # shared with its parent would let both in at once, and one's leaving would let out the other.
 
     def before_fork(self) -> None:
         self._threads.acquire()
@@ -151,5 +155,6 @@ class Gate:
         if in_child:
             self._threads = threading.RLock()
             self._depth = 0
+            self._let_go()
         else:
             self._threads.release()

@@ -200,7 +200,8 @@ class SQLiteStore(RegistrySQLite):
     def _claim(self, connection: sqlite3.Connection, claim: Claim, now: int) -> list[Record]:
         connection.execute(sql.PROMOTE, (now * 1000,))
         mark = (claim.worker, next(self._tokens), now)
-        rows = connection.execute(sql.CLAIM_SUSPECT, (*mark, json.dumps(claim.queues))).fetchall()
+        of_interest = (json.dumps(claim.queues), json.dumps(list(claim.skip)))
+        rows = connection.execute(sql.CLAIM_SUSPECT, (*mark, *of_interest)).fetchall()
         if not rows:
             statement = sql.claim(len(claim.queues), len(claim.skip))
             skip, limit = tuple(claim.skip), claim.limit

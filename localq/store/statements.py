@@ -28,6 +28,7 @@ UPDATE message SET state = 'running', owner = ?, claim = ?, claimed_at = ?, atte
 WHERE sequence = (
   SELECT sequence FROM message
   WHERE state = 'waiting' AND lane = 'alone' AND queue IN (SELECT value FROM json_each(?))
+    AND actor NOT IN (SELECT value FROM json_each(?))
   ORDER BY priority, position LIMIT 1)
 RETURNING {COLUMNS}"""
 
