@@ -124,6 +124,15 @@ def _running(words: memoryview) -> list[Running]:
     return [Running(*words[at : at + CELL]) for at in starts if words[at]]
 
 
+def has_run(path: str) -> bool:
+    """Whether that worker ever ran a message."""
+    try:
+        words = _words(path)
+    except (FileNotFoundError, TypeError):
+        return False
+    return any(words[at + 2] for at in range(HEADER, len(words) - CELL + 1, CELL))
+
+
 def write_end(path: str, end: int, status: int) -> None:
     """For the supervisor: note how the process of that file ended. A file that is gone needs none."""
     try:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..cells import CRASHED, ORDERED, write_end
+from ..cells import CRASHED, ORDERED, has_run, write_end
 from ..clock import Deadline, clock
 from ..errors import LocalqError
 from ..logging import get_logger
@@ -27,7 +27,7 @@ from .logs import set_up_logging
 KILLED = 1
 
 SHORT_LIFE = 1_000
-"""Milliseconds: who dies sooner than that after becoming ready may be part of a series."""
+"""Milliseconds: who dies sooner than that, and has run no message, may be part of a series."""
 PATIENCE = 3
 """How many of such deaths in a row are replaced at once."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 500, 30_000
@@ -46,6 +46,8 @@ class WorkerProcess:
     ready_at: int | None = None
     failure: dict[str, Any] | None = None
     """Why it could not start, in its own words."""
+    has_run: bool = False
+    """Whether it had run any message, as seen at its end."""
     ordered: bool = False
     """Whether its end is on our order."""
 
@@ -195,6 +197,7 @@ class Supervisor:
             worker.process.close()
             del self._workers[worker.slot]
             if worker.cells:
+                worker.has_run = has_run(worker.cells)
                 write_end(worker.cells, ORDERED if worker.ordered else CRASHED, code)
             for other in self._workers.values():
                 other.process.order(REAP)
@@ -215,13 +218,15 @@ class Supervisor:
         self._due[worker.slot] = Deadline(wait)
 
     def _backoff_after(self, worker: WorkerProcess) -> int:
-        if worker.ready_at is not None and clock.monotonic() - worker.ready_at > SHORT_LIFE:
+        # Who dies of its messages is replaced at once: the messages are charged, and there is an end
+        # to that. Who dies without having run any would die again and again.
+        if worker.has_run or (worker.ready_at is not None and clock.monotonic() - worker.ready_at > SHORT_LIFE):
             self._failures = 0
             return 0
         self._failures += 1
         patience = PATIENCE if worker.ready_at is not None else 0
         series = self._failures - patience - 1
-        return 0 if series < 0 else int(min(FIRST_BACKOFF * 2**series, LONGEST_BACKOFF))
+        return 0 if series < 0 else int(min(FIRST_BACKOFF * 2 ** min(series, 10), LONGEST_BACKOFF))
 
     def _start_what_is_due(self) -> None:
         for slot, deadline in list(self._due.items()):
