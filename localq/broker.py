@@ -413,6 +413,8 @@ class MessageProxy:
     """
 
     def __init__(self, message: Message[Any]) -> None:
+        # A message never changes, so that its fields can stand here too: a hook reads many.
+        self.__dict__.update(message.__dict__)
         self.failed = False
         self._message = message
         self._exception: BaseException | None = None

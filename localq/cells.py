@@ -16,7 +16,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
+from .locks import try_lock, unlock
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
 _SUPERVISOR, _SUPERVISOR_BORN, _END, _STATUS, _THREADS = 1, 2, 3, 4, 5
@@ -60,7 +60,7 @@ class Cells:
         self.path = path
         size = (HEADER + threads * CELL) * WORD
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        filelock.lock_descriptor(self._descriptor, blocking=False)
+        try_lock(self._descriptor)
         os.ftruncate(self._descriptor, size)
         self._map = mmap.mmap(self._descriptor, size)
         self._words = memoryview(self._map).cast("q")
@@ -158,9 +158,9 @@ def read_death(path: str) -> Death | None:
     except FileNotFoundError:
         return Death(UNKNOWN, 0, [])
     try:
-        if not filelock.lock_descriptor(descriptor, blocking=False):
+        if not try_lock(descriptor):
             return None
-        filelock.unlock_descriptor(descriptor)
+        unlock(descriptor)
     finally:
         os.close(descriptor)
     words = _words(path)

@@ -7,8 +7,6 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from . import current
@@ -68,10 +66,13 @@ class Execution:
         self._look_for_a_verdict()
         self._run_hooks_before()
         self._call_actor()
-        with self._collecting():
+        self._collect()
+        try:
             self._run_hooks_after()
             self._fail_if_nobody_retries()
             self._run_hooks_before_the_end()
+        finally:
+            self._stop_collecting()
         self._settle()
         return self.outcome
 
@@ -158,14 +159,12 @@ class Execution:
         else:
             logger.error("Failed to process message %s with unhandled exception.", message, exc_info=error)
 
-    @contextmanager
-    def _collecting(self) -> Iterator[None]:
-        thread = current.thread
-        thread.outcome, thread.store = self.outcome, self._broker.store
-        try:
-            yield
-        finally:
-            thread.outcome = thread.store = None
+    def _collect(self) -> None:
+        """From here on, what this thread sends to this store is part of the outcome."""
+        current.thread.outcome, current.thread.store = self.outcome, self._broker.store
+
+    def _stop_collecting(self) -> None:
+        current.thread.outcome = current.thread.store = None
 
     def _run_hooks_after(self) -> None:
         message, broker = self.message, self._broker

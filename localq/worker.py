@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
+FORGETTING = 0.9
+"""What is left, at each further run, of how long the slowest one took."""
+
+_no_turnstile: AbstractContextManager[None] = nullcontext()
 
 
 class Worker:
@@ -177,7 +181,7 @@ class Worker:
 
     def learn(self, actor_name: str, millis: float) -> float:
         """Remember how long a run took; returns what the slowest recent one took."""
-        slowest = max(millis, self._slowest.get(actor_name, 0.0) * 0.98)
+        slowest = max(millis, self._slowest.get(actor_name, 0.0) * FORGETTING)
         self._slowest[actor_name] = slowest
         return slowest
 
@@ -189,7 +193,7 @@ class Worker:
     def turn_for(self, record: Record) -> AbstractContextManager[Any]:
         """The right to run a message: a suspect runs while nothing else does in this process."""
         if self._alone is None:
-            return nullcontext()
+            return _no_turnstile
         return self._alone.enter(record.lane == ALONE)
 
 

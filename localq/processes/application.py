@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing.spawn
 import os
 import sys
 from typing import Any
@@ -89,6 +88,8 @@ def _named_broker(app: str) -> Broker | None:
 
 def _import_main(main: dict[str, Any]) -> None:
     global importing_for_a_pool
+    import multiprocessing.spawn
+
     importing_for_a_pool = True
     try:
         # The same steps, and the same name `__mp_main__`, as for a child of multiprocessing.
@@ -109,6 +110,8 @@ def _check_url(broker: Broker, url: str) -> None:
 
 def preparation_of_main() -> dict[str, Any]:
     """What a fresh process needs to find this program's main module; see `PoolConfig.main`."""
+    import multiprocessing.spawn
+
     data = multiprocessing.spawn.get_preparation_data("localq worker")
     with contextlib.suppress(KeyError):
         del data["authkey"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from ..errors import BrokerError
 from .base import (
@@ -74,9 +73,10 @@ def open_store(url: str) -> Store:
 
 def sqlite_path(url: str) -> str:
     """The absolute path of the file that an ``sqlite:`` URL names."""
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if parts.netloc or len(path) < 2 or path == "/:memory:":
+    from urllib.parse import unquote  # with what it imports: dear at the start of a program
+
+    path = unquote(url.removeprefix("sqlite://").partition("?")[0])
+    if not path.startswith("/") or len(path) < 2 or path == "/:memory:":
         raise BrokerError(
             f"{url!r} names no file; write three slashes before a relative path (sqlite:///jobs.db), four "
             "before an absolute one, and memory:// for a store without a file"
@@ -86,6 +86,8 @@ def sqlite_path(url: str) -> str:
 
 def sqlite_url(path: str | os.PathLike[str], **options: Any) -> str:
     """The URL of the file at `path`, taken from the working directory of now."""
+    from urllib.parse import quote, urlencode
+
     query = f"?{urlencode(options)}" if options else ""
     return f"sqlite:///{quote(os.path.abspath(os.path.expanduser(path)))}{query}"
 
@@ -105,8 +107,10 @@ def _open_sqlite(url: str) -> SQLiteStore:
 
 
 def _options(url: str) -> dict[str, Any]:
+    from urllib.parse import parse_qsl
+
     options: dict[str, Any] = {}
-    for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    for name, text in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         try:
             options[name] = SQLITE_OPTIONS[name](text)
         except KeyError:

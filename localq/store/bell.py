@@ -25,9 +25,8 @@ import threading
 from collections.abc import Callable, Iterable
 from zlib import crc32
 
-import filelock
-
 from ..clock import Deadline
+from ..locks import try_lock
 
 SLOTS = 512
 AWAKE, WANTS_MESSAGE, WANTS_VALUE = b"\0", b"m", b"v"
@@ -174,7 +173,7 @@ class _Table:
 
 def _lock_file(path: str) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if filelock.lock_descriptor(descriptor, blocking=False):
+    if try_lock(descriptor):
         return descriptor
     os.close(descriptor)
     return None

@@ -19,9 +19,8 @@ import threading
 import time
 from types import TracebackType
 
-import filelock
-
 from ..clock import Deadline
+from ..locks import try_lock, unlock
 from ..errors import StoreBusy, StoreError
 
 FIRST_NAP = 0.000_02
@@ -75,20 +74,20 @@ class Gate:
         traceback: TracebackType | None,
     ) -> None:
         self._depth = 0
-        filelock.unlock_descriptor(self._descriptor)
+        unlock(self._descriptor)
         self._threads.release()
 
     def _take(self) -> None:
         if self._words is None:
             self._open()
-        if not filelock.lock_descriptor(self._descriptor, blocking=False):
+        if not try_lock(self._descriptor):
             self._wait()
         self._words[_HOLDER] = os.getpid()  # type: ignore[index]
 
     def _wait(self) -> None:
         deadline = Deadline(self._timeout)
         nap = FIRST_NAP
-        while not filelock.lock_descriptor(self._descriptor, blocking=False):
+        while not try_lock(self._descriptor):
             if deadline.passed():
                 raise self._busy(f"process {self.holder}")
             time.sleep(nap)
