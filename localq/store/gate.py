@@ -20,8 +20,8 @@ import time
 from types import TracebackType
 
 from ..clock import Deadline
-from ..locks import try_lock, unlock
 from ..errors import StoreBusy, StoreError
+from ..locks import try_lock, unlock
 
 FIRST_NAP = 0.000_02
 LONGEST_NAP = 0.000_5

@@ -171,9 +171,7 @@ class StoreContract:
     def worker(self, store: Store, now: int) -> int:
         return self.join(store, now)
 
-    def join(
-        self, store: Store, now: int, *, queues: Sequence[str] = (), actors: Sequence[str] = ()
-    ) -> int:
+    def join(self, store: Store, now: int, *, queues: Sequence[str] = (), actors: Sequence[str] = ()) -> int:
         """Sign on as a worker that lives until the test is over."""
         return store.join(WorkerRecord("worker", 1, queues, actors), now=now)
 
@@ -190,9 +188,7 @@ class StoreContract:
         claimed = [ids(take(store, worker, now + 1, limit=size)) for size in (1, 99, 400, 1000)]
         assert list(chain(*claimed)) == names
 
-    def test_a_lower_priority_number_goes_first_over_all_queues(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_lower_priority_number_goes_first_over_all_queues(self, store: Store, worker: int, now: int) -> None:
         for n, (queue, priority) in enumerate([("p", 5), ("q", 0), ("p", 0), ("q", -1), ("p", -1)]):
             store.put([message(f"m{n}", queue=queue, priority=priority)], now=now + n)
         claimed = take(store, worker, now + 9, limit=9, queues=["q", "p"])
@@ -207,9 +203,7 @@ class StoreContract:
         claimed = [take(store, worker, now, limit=3, queues=queues) for _ in range(7)]
         assert ids(list(chain(*claimed))) == [f"m{n}" for n in range(20)]
 
-    def test_a_clock_that_jumps_back_does_not_reorder(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_clock_that_jumps_back_does_not_reorder(self, store: Store, worker: int, now: int) -> None:
         for n, moment in enumerate([now, now - HOUR, now - 2 * HOUR, now]):
             store.put([message(f"m{n}")], now=moment)
         assert ids(take(store, worker, now - HOUR, limit=9)) == ["m0", "m1", "m2", "m3"]
@@ -228,16 +222,12 @@ class StoreContract:
         self, store: Store, worker: int, now: int
     ) -> None:
         store.put([message("before")], now=now)
-        store.put(
-            [message("due", eta=now + 50), message("urgent", eta=now + 60, priority=-1)], now=now
-        )
+        store.put([message("due", eta=now + 50), message("urgent", eta=now + 60, priority=-1)], now=now)
         store.put([message("after")], now=now + 100)
         claimed = take(store, worker, now + 100, limit=9)
         assert ids(claimed) == ["urgent", "before", "due", "after"]
 
-    def test_an_eta_that_is_past_does_not_delay_nor_overtake(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_an_eta_that_is_past_does_not_delay_nor_overtake(self, store: Store, worker: int, now: int) -> None:
         store.put([message("first")], now=now)
         store.put([message("past", eta=now - HOUR), message("present", eta=now)], now=now)
         assert set(states(store).values()) == {WAITING}
@@ -245,9 +235,7 @@ class StoreContract:
 
     # -- put and claim
 
-    def test_put_gives_numbers_in_order_and_leaves_the_callers_record_alone(
-        self, store: Store, now: int
-    ) -> None:
+    def test_put_gives_numbers_in_order_and_leaves_the_callers_record_alone(self, store: Store, now: int) -> None:
         given = message("a", created_at=now - 5)
         store.put([given, message("b")], now=now)
         given.body = b"changed later"
@@ -257,10 +245,8 @@ class StoreContract:
         assert 0 < a.sequence < b.sequence
         assert given.sequence == 0
 
-    def test_every_field_that_a_sender_writes_comes_back(
-        self, store: Store, worker: int, now: int
-    ) -> None:
-        sender = {"body": b"\0\xff", "encoder": "json", "wire": 7, "priority": -3, "eta": now - 1}
+    def test_every_field_that_a_sender_writes_comes_back(self, store: Store, worker: int, now: int) -> None:
+        sender: dict[str, Any] = {"body": b"\0\xff", "encoder": "json", "wire": 7, "priority": -3, "eta": now - 1}
         sender |= {"root": "r", "unique_key": "u", "created_at": now - 9}
         store.put([message(**sender)], now=now)
         got = take_one(store, worker, now)
@@ -274,30 +260,22 @@ class StoreContract:
         assert store.browse(EVERYTHING) == [got]
         assert take(store, worker, now + 5) == []
 
-    def test_a_claim_takes_no_more_than_its_limit(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_claim_takes_no_more_than_its_limit(self, store: Store, worker: int, now: int) -> None:
         store.put([message(f"m{n}") for n in range(5)], now=now)
         assert take(store, worker, now, limit=0) == []
         assert ids(take(store, worker, now, limit=3)) == ["m0", "m1", "m2"]
         assert ids(take(store, worker, now, limit=3)) == ["m3", "m4"]
 
-    def test_a_claim_takes_nothing_of_other_queues(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_claim_takes_nothing_of_other_queues(self, store: Store, worker: int, now: int) -> None:
         store.put([message(queue="other"), message(queue="late", eta=now + 1)], now=now)
         assert take(store, worker, now + 1, limit=9) == []
         assert take(store, worker, now + 1, limit=9, queues=[]) == []
 
-    def test_a_queue_that_is_named_twice_is_one_queue(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_queue_that_is_named_twice_is_one_queue(self, store: Store, worker: int, now: int) -> None:
         store.put([message(f"m{n}") for n in range(5)], now=now)
         assert ids(take(store, worker, now, limit=3, queues=["q", "q"])) == ["m0", "m1", "m2"]
 
-    def test_a_claim_leaves_the_actors_that_it_skips(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_claim_leaves_the_actors_that_it_skips(self, store: Store, worker: int, now: int) -> None:
         actors = ["slow", "a", "slow", "b", "slower"]
         store.put([message(f"{n}", actor=actor) for n, actor in enumerate(actors)], now=now)
         store.put([message("late", actor="slow", eta=now + 1)], now=now)
@@ -311,9 +289,7 @@ class StoreContract:
         claims = [ids(take(store, worker, now, limit=9)) for _ in range(3)]
         assert claims == [["suspect"], ["another"], ["urgent", "plain"]]
 
-    def test_a_suspect_of_a_skipped_actor_is_left(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_suspect_of_a_skipped_actor_is_left(self, store: Store, worker: int, now: int) -> None:
         store.put([message("suspect", lane=ALONE), message("plain", actor="b")], now=now)
         assert ids(take(store, worker, now, limit=9, skip=frozenset({"a"}))) == ["plain"]
 
@@ -334,9 +310,7 @@ class StoreContract:
         assert [twin.body for twin in store.browse(Selection(message_ids=["twin"]))] == [b"2"]
 
     @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-    def test_no_name_means_anything_to_the_store(
-        self, store: Store, worker: int, now: int, text: str
-    ) -> None:
+    def test_no_name_means_anything_to_the_store(self, store: Store, worker: int, now: int, text: str) -> None:
         hostile = message(text, body=b"", queue=text, actor=text, root=text, unique_key=text)
         try:
             store.put([hostile, message("innocent", actor="b")], now=now)
@@ -347,9 +321,7 @@ class StoreContract:
         queues, everyone = [text, "q"], Selection((), [text], [text], [text])
         assert store.counts() == {text: {WAITING: 1}, "q": {WAITING: 1}}
         assert [found.root for found in store.browse(everyone)] == [text]
-        assert ids(take(store, worker, now, 9, queues=queues, skip=frozenset({text}))) == [
-            "innocent"
-        ]
+        assert ids(take(store, worker, now, 9, queues=queues, skip=frozenset({text}))) == ["innocent"]
         assert store.wait([text], now=now, timeout=LONG)
         (claimed,) = take(store, worker, now, 9, queues=queues)
         assert (claimed.message_id, claimed.queue, claimed.actor) == (text, text, text)
@@ -373,9 +345,7 @@ class StoreContract:
         assert store.delete_schedule(text)
 
     @pytest.mark.parametrize("size", [0, 1, 5_000, 1_000_000, 10_000_000])
-    def test_a_body_of_any_size_comes_back_as_it_was(
-        self, store: Store, worker: int, now: int, size: int
-    ) -> None:
+    def test_a_body_of_any_size_comes_back_as_it_was(self, store: Store, worker: int, now: int, size: int) -> None:
         body, other = random.Random(size).randbytes(size), b"short" * (1 if size > 1000 else 9999)
         store.put([message("a", body=body), message("b", body=other)], now=now)
         assert [record.body for record in store.browse(EVERYTHING)] == [body, other]
@@ -395,9 +365,7 @@ class StoreContract:
         assert store.counts() == {}
         assert store.browse(EVERYTHING) == []
 
-    def test_finish_claims_the_next_in_the_same_call(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_finish_claims_the_next_in_the_same_call(self, store: Store, worker: int, now: int) -> None:
         store.put([message("a"), message("b")], now=now)
         outcome = Outcome(take_one(store, worker, now), puts=[message("c", priority=-1)])
         claimed = store.finish([outcome], now=now, claim=Claim(worker, ["q"], limit=9))
@@ -441,7 +409,7 @@ class StoreContract:
     ) -> None:
         store.put([message("a", created_at=now - HOUR)], now=now)
         first = take_one(store, worker, now)
-        anew = {
+        anew: dict[str, Any] = {
             "body": b"2",
             "queue": "r",
             "actor": "b",
@@ -458,9 +426,7 @@ class StoreContract:
         assert (again.created_at, again.attempts) == (now - HOUR, 2)
         assert store.counts() == {"r": {RUNNING: 1}}
 
-    def test_a_dead_letter_keeps_its_body_and_tells_why_and_when(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_dead_letter_keeps_its_body_and_tells_why_and_when(self, store: Store, worker: int, now: int) -> None:
         store.put([message(body=b"precious")], now=now)
         store.finish([dead(take_one(store, worker, now), "ValueError: no")], now=now + 7)
         (letter,) = store.browse(Selection(states=[DEAD]))
@@ -484,9 +450,7 @@ class StoreContract:
         assert [event for _, event in store.events([], after=0)] == [Event("finished", b"m")]
         assert outcome == full_outcome(outcome.record, kind)
 
-    def test_outcomes_of_one_call_are_written_in_order(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_outcomes_of_one_call_are_written_in_order(self, store: Store, worker: int, now: int) -> None:
         store.put([message("a"), message("b")], now=now)
         claimed = take(store, worker, now, limit=2)
         store.finish(
@@ -516,9 +480,7 @@ class StoreContract:
             stored.append(ids(take(store, worker, now, limit=9)))
         assert stored == [[], [], ["after m2"], [], [], ["after m5"]]
 
-    def test_a_count_expires_after_its_first_step(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_count_expires_after_its_first_step(self, store: Store, worker: int, now: int) -> None:
         store.put([message("a"), message("b")], now=now)
         for record, moment in zip(take(store, worker, now, 2), [now, now + 101], strict=True):
             step = Count("group", 2, 100, [message("complete")])
@@ -562,9 +524,7 @@ class StoreContract:
         store.finish([Outcome(record, puts=[message("x")]) for record in (a, b, c)], now=now)
         assert ids(store.browse(EVERYTHING)) == ["x", "x"]
 
-    def test_of_many_threads_that_finish_one_claim_one_is_heard(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_of_many_threads_that_finish_one_claim_one_is_heard(self, store: Store, worker: int, now: int) -> None:
         store.put([message()], now=now)
         record = take_one(store, worker, now)
         outcomes = [Outcome(record, puts=[message(f"from {n}")]) for n in range(8)]
@@ -593,9 +553,7 @@ class StoreContract:
         store.finish([done(a), done(b)], now=now)
         assert store.counts() == {}
 
-    def test_sixteen_threads_claim_each_message_exactly_once(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_sixteen_threads_claim_each_message_exactly_once(self, store: Store, worker: int, now: int) -> None:
         store.put([message(f"m{n}") for n in range(2000)], now=now)
         claim = Claim(worker, ["q"], limit=7)
 
@@ -625,9 +583,7 @@ class StoreContract:
         assert not store.wait(["q"], now=now, timeout=0, skip=frozenset({"skipped"}))
         assert 0.045 < time.monotonic() - started < 5
 
-    def test_wait_wakes_on_each_put_of_another_thread(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_wait_wakes_on_each_put_of_another_thread(self, store: Store, worker: int, now: int) -> None:
         wanted = threading.Semaphore(0)
 
         def consume() -> list[str]:
@@ -645,9 +601,7 @@ class StoreContract:
             assert consumer.result(5) == [f"m{n}" for n in range(20)]
 
     @pytest.mark.parametrize("kind", [RELEASE, RETRY, "move", "leave", "follow-up"])
-    def test_wait_wakes_on_whatever_brings_a_message(
-        self, store: Store, worker: int, now: int, kind: str
-    ) -> None:
+    def test_wait_wakes_on_whatever_brings_a_message(self, store: Store, worker: int, now: int, kind: str) -> None:
         store.put([message("a")], now=now)
         record = take_one(store, worker, now)
         if kind == "move":
@@ -702,9 +656,7 @@ class StoreContract:
 
     # -- what a person sees and does
 
-    def test_counts_tell_each_state_of_each_queue(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_counts_tell_each_state_of_each_queue(self, store: Store, worker: int, now: int) -> None:
         assert store.counts() == {}
         store.put([message(f"m{n}") for n in range(5)], now=now)
         store.put([message("r", queue="r", eta=now + 1), message("h", queue="r")], now=now)
@@ -725,9 +677,7 @@ class StoreContract:
             pages.append(store.browse(EVERYTHING, limit=10, after=pages[-1][-1].sequence))
         assert [ids(page) for page in pages] == [names[:10], names[10:20], names[20:], []]
 
-    def test_a_selection_means_what_matches_all_its_fields(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_a_selection_means_what_matches_all_its_fields(self, store: Store, worker: int, now: int) -> None:
         for name in ("q a", "q b", "r a", "r b"):
             store.put([message(name, queue=name[0], actor=name[2])], now=now)
         (first,) = take(store, worker, now)
@@ -814,9 +764,7 @@ class StoreContract:
             assert store.move(EVERYTHING, WAITING, now=now) == 200
         assert ids(take(store, worker, now, limit=999)) == [f"m{n}" for n in range(200)]
 
-    def test_purge_removes_all_that_is_selected_but_what_runs(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_purge_removes_all_that_is_selected_but_what_runs(self, store: Store, worker: int, now: int) -> None:
         store.put([message(name) for name in ("running", "dead", "waiting", "kept")], now=now)
         store.put([message("delayed", eta=now + 1), message("held", priority=9)], now=now)
         running, letter = take(store, worker, now, limit=2)
@@ -884,9 +832,7 @@ class StoreContract:
         assert store.get_value("c", now=now) is None
 
     def test_a_value_takes_the_place_of_the_one_before(self, store: Store, now: int) -> None:
-        store.set_values(
-            (Value("k", data, ttl) for data, ttl in [(b"1", 10), (b"2", HOUR)]), now=now
-        )
+        store.set_values((Value("k", data, ttl) for data, ttl in [(b"1", 10), (b"2", HOUR)]), now=now)
         store.sweep(now=now + 11)
         assert store.get_value("k", now=now + 11) == b"2"
         store.set_values([Value("k", b"3", 10)], now=now)
@@ -920,16 +866,12 @@ class StoreContract:
             store.set_values([Value("k1", b"1", HOUR), Value("k0", b"0", HOUR)], now=now)
             assert [waiter.result(5) for waiter in waiters] == [b"0", b"1", b"0", b"1"]
 
-    def test_wait_value_wakes_when_a_message_brings_it(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_wait_value_wakes_when_a_message_brings_it(self, store: Store, worker: int, now: int) -> None:
         store.put([message()], now=now)
         record = take_one(store, worker, now)
         with (
             promptly(),
-            another_thread(
-                lambda: store.wait_value("result", clock=lambda: now, timeout=LONG)
-            ) as waiter,
+            another_thread(lambda: store.wait_value("result", clock=lambda: now, timeout=LONG)) as waiter,
         ):
             store.finish([full_outcome(record)], now=now)
             assert waiter.result(5) == b"42"
@@ -988,9 +930,7 @@ class StoreContract:
         store.put([message()], now=now)
         store.finish([Outcome(take_one(store, worker, now), events=events)], now=now)
 
-    def test_events_are_read_by_topic_after_a_number(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_events_are_read_by_topic_after_a_number(self, store: Store, worker: int, now: int) -> None:
         happened = [Event("ab"[n % 2], b"%d" % n) for n in range(10)]
         self.put_events(store, worker, now, happened[:5])
         self.put_events(store, worker, now, happened[5:])
@@ -1064,9 +1004,7 @@ class StoreContract:
         assert not store.add("kept", 1, HOUR, now=now)
         assert [event.data for _, event in store.events([], after=0)] == [b"new"]
 
-    def test_sweep_removes_dead_letters_when_their_time_is_over(
-        self, store: Store, worker: int, now: int
-    ) -> None:
+    def test_sweep_removes_dead_letters_when_their_time_is_over(self, store: Store, worker: int, now: int) -> None:
         for moment, size in ((now, 10), (now + 50, 100_000)):
             store.put([message(f"{moment}", body=bytes(size)) for _ in range(20)], now=now)
             store.finish([dead(each) for each in take(store, worker, now, limit=99)], now=moment)

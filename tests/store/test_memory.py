@@ -20,33 +20,40 @@ class TestMemoryStore(StoreContract):
         self, store: Store, worker: int, now: int
     ) -> None:
         # Bare locks for the two to signal with: an interrupt may leave an Event's own lock held.
-        opened, landed = threading.Lock(), threading.Lock()
+        opened, landed, over = threading.Lock(), threading.Lock(), False
         opened.acquire(), landed.acquire()
 
         def work() -> None:
-            door = Interruptible()
-            for _ in range(200):
+            while not over:
+                store.put([message(), message("later", eta=now + 1)], now=now)
+                store.set_values([Value("k", b"v", HOUR)], now=now)
+                store.finish([done(each) for each in take(store, worker, now + 1, 9)], now=now)
+
+        def work_until_interrupted() -> None:
+            while not over:
+                door = Interruptible()
                 try:
                     door.open()
                     opened.release()
-                    while True:
-                        store.put([message(), message("later", eta=now + 1)], now=now)
-                        store.set_values([Value("k", b"v", HOUR)], now=now)
-                        store.finish([done(m) for m in take(store, worker, now, 2)], now=now)
+                    work()
                 except Interrupt:
                     door.close()
+                    door.forget()
                     landed.release()
-            door.forget()
 
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=work_until_interrupted)
         thread.start()
-        for _ in range(200):
-            assert opened.acquire(timeout=5)
-            raise_thread_exception(thread.ident or 0, Interrupt)
-            assert landed.acquire(timeout=5)
-        thread.join(5)
+        try:
+            for _ in range(200):
+                assert opened.acquire(timeout=5)
+                raise_thread_exception(thread.ident or 0, Interrupt)
+                assert landed.acquire(timeout=5)
+        finally:
+            over = True
+            thread.join(5)
         store.leave(worker, now=now)
+        left = store.browse(EVERYTHING, limit=10**6)
         taken = take(store, worker, now + 1, limit=10**6)
-        assert len(taken) == len(store.browse(EVERYTHING, limit=10**6))
+        assert {each.sequence for each in taken} == {each.sequence for each in left}
         store.finish([done(each) for each in taken], now=now)
         assert store.counts() == {}
