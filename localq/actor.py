@@ -78,9 +78,7 @@ class Actor(Generic[P, R]):
         Raises:
           TypeError: a callback option is neither an actor nor a name nor None.
         """
-        for name in CALLBACK_OPTIONS:
-            if name in options:
-                options[name] = callback_name(name, options[name])
+        options = {name: _option_value(name, value) for name, value in options.items()}
         return Message(
             queue_name=self.queue_name,
             actor_name=self.actor_name,
@@ -183,17 +181,15 @@ def actor(
         if name in chosen.actors:
             raise ValueError(f"An actor named {name!r} is already registered.")
         check_queue_name(queue_name)
-        for option in CALLBACK_OPTIONS:
-            if option in options:
-                options[option] = callback_name(option, options[option])
-        check_options(chosen, name, options)
+        own = {option: _option_value(option, value) for option, value in options.items()}
+        check_options(chosen, name, own)
         return actor_class(
             function,
             actor_name=name,
             queue_name=queue_name,
             priority=priority,
             broker=chosen,
-            options=options,
+            options=own,
         )
 
     return declare if fn is None else declare(fn)
@@ -231,15 +227,11 @@ def _with_likely_name(name: str, known: set[str]) -> str:
     return f"{name!r} (did you mean {likely[0]!r}?)" if likely else repr(name)
 
 
-def callback_name(option: str, callback: Any) -> str | None:
-    """The name of the actor that a callback option means.
-
-    Raises:
-      TypeError: it is neither an actor nor a name nor None.
-    """
-    if callback is None or isinstance(callback, str):
-        return callback
-    name = getattr(callback, "actor_name", None)
+def _option_value(option: str, value: Any) -> Any:
+    """The value as a message carries it: a callback option may be given as an actor, and is its name."""
+    if option not in CALLBACK_OPTIONS or value is None or isinstance(value, str):
+        return value
+    name = getattr(value, "actor_name", None)
     if isinstance(name, str):
         return name
-    raise TypeError(f"{option} is an actor, its name or None, not {callback!r}")
+    raise TypeError(f"{option} is an actor, its name or None, not {value!r}")

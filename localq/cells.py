@@ -16,7 +16,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from .locks import try_lock, unlock
+from .locks import try_lock
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
 _SUPERVISOR, _SUPERVISOR_BORN, _END, _STATUS, _THREADS = 1, 2, 3, 4, 5
@@ -160,10 +160,10 @@ def read_death(path: str) -> Death | None:
     try:
         if not try_lock(descriptor):
             return None
-        unlock(descriptor)
+        # Read through the descriptor: another reaper may be removing the file.
+        words = memoryview(bytearray(os.read(descriptor, os.fstat(descriptor).st_size))).cast("q")
     finally:
-        os.close(descriptor)
-    words = _words(path)
+        os.close(descriptor)  # which frees the lock
     if len(words) < HEADER:  # died while it made the file: it had claimed nothing
         return Death(UNKNOWN, 0, [])
     if words[_END] == UNKNOWN and is_alive(words[_SUPERVISOR], words[_SUPERVISOR_BORN]):

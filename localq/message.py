@@ -153,11 +153,16 @@ class Message(Generic[R]):
     @classmethod
     def _decode_by(cls, encoder: Encoder, data: bytes) -> Message[Any]:
         try:
-            return cls(**encoder.decode(data))
+            fields = encoder.decode(data)
+            message = cls(**fields)
         except DecodeError:
             raise
-        except Exception as error:
+        except Exception as error:  # an encoder may be the user's own
             raise DecodeError(f"these bytes are no message: {error}", data, error) from error
+        for name, kind in _KINDS.items():
+            if not isinstance(fields[name], kind):
+                raise DecodeError(f"these bytes are no message: {name} is {fields[name]!r}"[:300], data)
+        return message
 
     def get_result(
         self,
@@ -183,6 +188,15 @@ class Message(Generic[R]):
             backend = current.get_broker().get_results_backend()
         result: R = backend.get_result(self, block=block, timeout=timeout)
         return result
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "queue_name": str,
+    "actor_name": str,
+    "args": (list, tuple),
+    "kwargs": dict,
+    "options": dict,
+}
 
 
 def _encoder_named(name: str, data: bytes) -> Encoder:

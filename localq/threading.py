@@ -149,8 +149,10 @@ class Interruptible:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock.release()
-        self._shields -= 1
+        try:
+            self._lock.release()  # one may be raised right here, by who waited for the lock
+        finally:
+            self._shields -= 1
         if exc is None:
             self.deliver()
 

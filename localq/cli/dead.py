@@ -46,7 +46,7 @@ def list_dead(
     as_json: bool = False,
 ) -> None:
     """List dead letters with their reason, the oldest first."""
-    selection = Selection([DEAD], queues, actors)
+    selection = Selection([DEAD], queues or None, actors or None)
     with opened(locate(url, app)) as store:
         letters = store.browse(selection, limit=limit) if store is not None else []
     if as_json:
@@ -93,7 +93,7 @@ def _act(
 ) -> None:
     if not (message_ids or everything or where["queues"] or where["actors"]):
         raise click.UsageError("name message ids, --queue or --actor, or say --all")
-    selection = Selection([DEAD], where["queues"], where["actors"], message_ids)
+    selection = Selection([DEAD], where["queues"] or None, where["actors"] or None, message_ids or None)
     with opened(locate(where["url"], where["app"])) as store:
         count = act(store, selection) if store is not None else 0
     click.echo(f"{count} dead {'letter is' if count == 1 else 'letters are'} {what}.")

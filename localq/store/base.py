@@ -166,13 +166,14 @@ class Claim:
 
 @dataclass(slots=True)
 class Selection:
-    """Which messages a person means: those that match every field that is given."""
+    """Which messages a person means: those that match every field. None matches all, and an empty
+    list matches nothing."""
 
-    states: Sequence[str] = ()
-    queues: Sequence[str] = ()
-    actors: Sequence[str] = ()
-    message_ids: Sequence[str] = ()
-    sequences: Sequence[int] = ()
+    states: Sequence[str] | None = None
+    queues: Sequence[str] | None = None
+    actors: Sequence[str] | None = None
+    message_ids: Sequence[str] | None = None
+    sequences: Sequence[int] | None = None
 
 
 @dataclass(slots=True)
@@ -251,7 +252,7 @@ class Store(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """End all `wait` and `wait_value` of this process early. Safe in any thread."""
+        """End every `wait` of this process early. Safe in any thread."""
 
     @abstractmethod
     def counts(self) -> dict[str, dict[str, int]]:
@@ -331,7 +332,10 @@ class Store(ABC):
 
     @abstractmethod
     def incr(self, key: str, amount: int, maximum: int, ttl: int, *, now: int) -> bool:
-        """Add to a counter (0 if missing) unless it would pass `maximum`; say whether it was done."""
+        """Add to a counter (0 if missing) unless it would pass `maximum`; say whether it was done.
+
+        Each step renews its life of `ttl` milliseconds; so do those of `decr` and `incr_and_sum`.
+        """
 
     @abstractmethod
     def decr(self, key: str, amount: int, minimum: int, ttl: int, *, now: int) -> bool:
@@ -348,7 +352,7 @@ class Store(ABC):
         *,
         now: int,
     ) -> bool:
-        """As `incr`, but what may not pass `maximum` is the sum over `keys()` and the amount."""
+        """As `incr`, but the sum over `keys()` and the amount may not pass `maximum` either."""
 
     # -- events and schedules
 

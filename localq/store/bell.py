@@ -205,6 +205,7 @@ class _FifoSleeper(Sleeper):
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._fifo, select.POLLIN)
+        self.withdraw()  # the slot may be that of a sleeper that died
         self._drain()
 
     def announce(self, state: bytes, wants: int) -> None:

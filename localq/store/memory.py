@@ -12,11 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from ..errors import StoreError
 from ..threading import shielded
 from .base import (
     ALONE,
@@ -28,7 +27,6 @@ from .base import (
     EVENT_TTL,
     HELD,
     RELEASE,
-    RETRY,
     RUNNING,
     STATES,
     UNKNOWN_ACTOR,
@@ -44,9 +42,7 @@ from .base import (
     Value,
     WorkerRecord,
 )
-
-T = TypeVar("T")
-Key = tuple[Any, ...]
+from .shelves import Expiring, Heap, Key, Shelf, check, check_outcome
 
 SWEEP_BATCH = 1000
 
@@ -56,96 +52,6 @@ ARROWS = {
     CANCELLED: (WAITING, DELAYED, HELD),
 }
 """Where `move` leads to, and from which states."""
-
-
-class _Heap:
-    """Keys, of which the least is always at hand.
-
-    Any key may be removed: its entry stays behind until it surfaces, or until most entries
-    are such leftovers. So each call costs O(log n), spread over many.
-    """
-
-    __slots__ = ("_entries", "_present")
-
-    def __init__(self) -> None:
-        self._entries: list[Key] = []
-        self._present: set[Key] = set()
-
-    def __len__(self) -> int:
-        return len(self._present)
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._present)
-
-    def add(self, key: Key) -> None:
-        heapq.heappush(self._entries, key)
-        self._present.add(key)
-
-    def remove(self, key: Key) -> None:
-        self._present.remove(key)
-        if len(self._entries) > 2 * len(self._present) + 64:
-            self._entries = sorted(self._present)
-
-    def first(self) -> Key | None:
-        while self._entries and self._entries[0] not in self._present:
-            heapq.heappop(self._entries)
-        return self._entries[0] if self._entries else None
-
-    def up_to(self, bound: float = math.inf) -> Iterator[Key]:
-        """The keys from the least on; whoever asks for the next has removed the one before."""
-        while (key := self.first()) is not None and key[0] <= bound:
-            yield key
-
-
-class _Expiring(Generic[T]):
-    """What is kept under keys, each until a time of its own (milliseconds since the epoch)."""
-
-    __slots__ = ("_by_expiry", "_kept")
-
-    def __init__(self) -> None:
-        self._kept: dict[Any, tuple[int, T]] = {}
-        self._by_expiry = _Heap()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._kept)
-
-    def get(self, key: Any, now: float = -math.inf) -> tuple[int, T] | None:
-        """When it expires, and what it is; None if it is not there or has expired by `now`."""
-        kept = self._kept.get(key)
-        return kept if kept is not None and kept[0] > now else None
-
-    def keep(self, key: Any, what: T, expires_at: int) -> None:
-        self.drop(key)
-        self._kept[key] = (expires_at, what)
-        self._by_expiry.add((expires_at, key))
-
-    def drop(self, key: Any) -> bool:
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self._by_expiry.remove((kept[0], key))
-        return kept is not None
-
-    def sweep(self, now: int, limit: int) -> int:
-        return sum(self.drop(key) for _, key in islice(self._by_expiry.up_to(now), limit))
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """The messages of one actor in one queue that are to be run."""
-
-    suspects: _Heap = field(default_factory=_Heap)
-    waiting: _Heap = field(default_factory=_Heap)
-    delayed: _Heap = field(default_factory=_Heap)
-
-    def __len__(self) -> int:
-        return len(self.suspects) + len(self.waiting) + len(self.delayed)
-
-    def due(self) -> float:
-        """When there is something to claim, in milliseconds: 0 if it is here, infinity if never."""
-        if self.suspects or self.waiting:
-            return 0
-        first = self.delayed.first()
-        return first[0] / 1000 if first else math.inf
 
 
 class MemoryStore(Store):
@@ -163,25 +69,25 @@ class MemoryStore(Store):
         self._messages: dict[int, Record] = {}  # in order of sequence, as they were put
         self._by_id: dict[str, set[int]] = {}
         self._tally: Counter[tuple[str, str]] = Counter()
-        self._shelves: dict[str, dict[str, _Shelf]] = {}
-        self._aside = {state: _Heap() for state in STATES if state not in (WAITING, DELAYED)}
+        self._shelves: dict[str, dict[str, Shelf]] = {}
+        self._aside = {state: Heap() for state in STATES if state not in (WAITING, DELAYED)}
         self._workers: dict[int, WorkerRecord] = {}
-        self._values: _Expiring[bytes] = _Expiring()
-        self._counters: _Expiring[int] = _Expiring()
-        self._events: _Expiring[Event] = _Expiring()
+        self._values: Expiring[bytes] = Expiring()
+        self._counters: Expiring[int] = Expiring()
+        self._events: Expiring[Event] = Expiring()
         self._schedules: dict[str, Schedule] = {}
 
     # -- messages
 
     def put(self, records: Sequence[Record], *, now: int) -> None:
-        _check(records)
+        check(records)
         with shielded(), self._lock:
             self._add(records, now)
             self._changed.notify_all()
 
     def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         for outcome in outcomes:  # all of them before the first write: a bad one leaves no half
-            _check_outcome(outcome)
+            check_outcome(outcome)
         with shielded(), self._lock:
             for outcome in outcomes:
                 self._settle(outcome, now)
@@ -276,7 +182,7 @@ class MemoryStore(Store):
 
     def set_values(self, values: Iterable[Value], *, now: int) -> None:
         values = list(values)
-        _check(values)
+        check(values)
         with shielded(), self._lock:
             self._keep(values, now)
             self._changed.notify_all()
@@ -288,11 +194,11 @@ class MemoryStore(Store):
 
     def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
         with self._lock:  # not shielded: an interrupt may end the sleep
-            started, wakes = _milliseconds(), self._wakes
+            started = _milliseconds()
             while True:
                 data = self.get_value(key, now=clock())
                 left = timeout - (_milliseconds() - started)
-                if data is not None or left <= 0 or wakes != self._wakes:
+                if data is not None or left <= 0:
                     return data
                 self._sleep(left)
 
@@ -347,7 +253,7 @@ class MemoryStore(Store):
             return list(islice(self._events_after(after, frozenset(topics)), limit))
 
     def put_schedule(self, schedule: Schedule) -> None:
-        _check([schedule])
+        check([schedule])
         with shielded(), self._lock:
             self._schedules[schedule.name] = replace(schedule)
 
@@ -357,7 +263,7 @@ class MemoryStore(Store):
         return sorted(due, key=lambda schedule: (schedule.due_at, schedule.name))
 
     def advance_schedule(self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int) -> bool:
-        _check(puts)
+        check(puts)
         with shielded(), self._lock:
             kept = self._schedules.get(schedule.name)
             if kept is None or kept.due_at != schedule.due_at:
@@ -447,13 +353,13 @@ class MemoryStore(Store):
         if not self._tally[record.queue, record.state]:
             del self._tally[record.queue, record.state]
 
-    def _heap_of(self, record: Record) -> _Heap:
+    def _heap_of(self, record: Record) -> Heap:
         if record.state not in (WAITING, DELAYED):
             return self._aside[record.state]
         actors = self._shelves.setdefault(record.queue, {})
         shelf = actors.get(record.actor)
         if shelf is None:
-            shelf = actors[record.actor] = _Shelf()
+            shelf = actors[record.actor] = Shelf()
         if record.state == DELAYED:
             return shelf.delayed
         return shelf.suspects if record.lane == ALONE else shelf.waiting
@@ -461,7 +367,7 @@ class MemoryStore(Store):
     def _set_aside(self, state: str) -> list[Record]:
         return [self._messages[number] for number in sorted(key[-1] for key in self._aside[state])]
 
-    def _looked_at(self, queues: Iterable[str], skip: Collection[str]) -> Iterator[_Shelf]:
+    def _looked_at(self, queues: Iterable[str], skip: Collection[str]) -> Iterator[Shelf]:
         for queue in dict.fromkeys(queues):
             for actor, shelf in self._shelves.get(queue, {}).items():
                 if actor not in skip:
@@ -479,7 +385,7 @@ class MemoryStore(Store):
         ready = heapq.merge(*(shelf.waiting.up_to() for shelf in shelves))
         return [self._start(key, claim, now) for key in islice(ready, claim.limit)]
 
-    def _promote(self, shelf: _Shelf, now: int) -> None:
+    def _promote(self, shelf: Shelf, now: int) -> None:
         for key in shelf.delayed.up_to(now * 1000):
             record = self._messages[key[-1]]
             self._exit(record)
@@ -544,21 +450,21 @@ class MemoryStore(Store):
     def _matching(self, selection: Selection) -> Iterator[Record]:
         """The messages that are meant, in order of sequence."""
         fields = {
-            "state": frozenset(selection.states),
-            "queue": frozenset(selection.queues),
-            "actor": frozenset(selection.actors),
-            "message_id": frozenset(selection.message_ids),
+            "state": selection.states,
+            "queue": selection.queues,
+            "actor": selection.actors,
+            "message_id": selection.message_ids,
         }
-        given = [(name, wanted) for name, wanted in fields.items() if wanted]
+        given = [(name, frozenset(wanted)) for name, wanted in fields.items() if wanted is not None]
         for number in self._numbers(selection):
             record = self._messages.get(number)
             if record and all(getattr(record, name) in wanted for name, wanted in given):
                 yield record
 
     def _numbers(self, selection: Selection) -> Iterable[int]:
-        if selection.sequences:
+        if selection.sequences is not None:
             return sorted(set(selection.sequences))
-        if selection.message_ids:
+        if selection.message_ids is not None:
             ids = set(selection.message_ids)
             return sorted(number for each in ids for number in self._by_id.get(each, ()))
         return self._messages
@@ -637,41 +543,3 @@ def _waited_for(worker: WorkerRecord, record: Record) -> bool:
         and record.actor in worker.actors
         and (not worker.queues or record.queue in worker.queues)
     )
-
-
-_SHAPES: dict[type, dict[str, type | tuple[type, ...]]] = {
-    Record: {
-        "message_id": str,
-        "queue": str,
-        "actor": str,
-        "body": bytes,
-        "priority": int,
-        "eta": (int, type(None)),
-        "created_at": int,
-    },
-    Value: {"key": str, "data": bytes, "ttl": int},
-    Count: {"key": str, "target": int, "ttl": int, "amount": int},
-    Event: {"topic": str, "data": bytes},
-    Schedule: {"name": str, "due_at": int, "body": bytes},
-}
-
-
-def _check(given: Iterable[Any]) -> None:
-    """Raise what a file would raise for a field of the wrong type, and before anything is done."""
-    for each in given:
-        for name, shape in _SHAPES[type(each)].items():
-            value = getattr(each, name)
-            if not isinstance(value, shape):
-                raise StoreError(
-                    f"{type(each).__name__}.{name} is of type {type(value).__name__}, which no "
-                    "store can keep there; encode the message before it is put"
-                )
-
-
-def _check_outcome(outcome: Outcome) -> None:
-    retry = [] if outcome.retry is None else [outcome.retry]
-    if outcome.kind not in (DONE, RETRY, RELEASE, DEAD) or (outcome.kind == RETRY and not retry):
-        raise StoreError(f"{outcome.kind!r} is no ending, or one that lacks its record to retry")
-    _check([*retry, *outcome.puts, *outcome.values, *outcome.counts, *outcome.events])
-    for count in outcome.counts:
-        _check(count.puts)

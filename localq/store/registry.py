@@ -10,19 +10,24 @@ from contextlib import suppress
 
 from ..cells import CRASHED, Death, read_death
 from . import statements as sql
-from .base import WorkerRecord
+from .base import WAITING, Record, WorkerRecord
 from .keyed import KeyedSQLite
+from .rows import record_of
 
 
 class RegistrySQLite(KeyedSQLite):
     """The verbs about workers; `SQLiteStore` adds those about messages."""
+
+    def _move(self, connection: sqlite3.Connection, records: list[Record], state: str, now: int) -> None:
+        raise NotImplementedError
 
     def join(self, worker: WorkerRecord, *, now: int) -> int:
         queues, actors = json.dumps(list(worker.queues)), json.dumps(list(worker.actors))
         row = (worker.name, worker.pid, worker.pool, queues, actors, worker.threads, now)
         with self.database.write as connection:
             number = connection.execute(sql.JOIN, row).lastrowid
-            connection.execute(sql.REVIVE, (actors, queues))
+            lost = [record_of(row) for row in connection.execute(sql.LOST, (actors, queues)).fetchall()]
+            self._move(connection, lost, WAITING, now)
         assert number is not None
         return number
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..errors import StoreError
 from .base import DEAD, DELAYED, WAITING, Record, Selection
 
 INLINE = 2000
@@ -19,6 +19,11 @@ def place_of(record: Record, position: int, now: int) -> tuple[str, int]:
 
 
 def row_of(record: Record, position: int, now: int) -> tuple[Any, ...]:
+    if type(record.body) is not bytes:
+        raise StoreError(
+            f"the body of message {record.message_id!r} is a {type(record.body).__name__}; only bytes are "
+            "stored: encode it first"
+        )
     state, position = place_of(record, position, now)
     return (
         record.message_id, record.queue, record.actor,
@@ -41,10 +46,11 @@ def moved_row(record: Record, state: str, position: int) -> tuple[Any, ...]:
 
 
 def where(selection: Selection) -> tuple[str, list[Any]]:
-    conditions, values = ["1"], []
+    conditions = ["1"]
+    values: list[Any] = []
     for column, wanted in _fields(selection):
-        conditions.append(f"{column} IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps(list(wanted)))
+        conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+        values += wanted
     return " AND ".join(conditions), values
 
 
@@ -56,5 +62,5 @@ def _fields(selection: Selection) -> Iterator[tuple[str, Sequence[Any]]]:
         ("message_id", selection.message_ids),
         ("sequence", selection.sequences),
     ):
-        if wanted:
+        if wanted is not None:
             yield column, wanted

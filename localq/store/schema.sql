@@ -37,7 +37,7 @@ CREATE TABLE payload (
 -- One partial index a state: a message pays only for the one it is in.
 CREATE INDEX message_by_id ON message (message_id);
 CREATE INDEX waiting ON message (lane, queue, priority, position) WHERE state = 'waiting';
-CREATE INDEX delayed ON message (position, queue) WHERE state = 'delayed';
+CREATE INDEX delayed ON message (queue, position) WHERE state = 'delayed';
 CREATE INDEX running ON message (owner, queue)    WHERE state = 'running';
 CREATE INDEX dead    ON message (died_at, queue)  WHERE state = 'dead';
 CREATE INDEX aside   ON message (state, queue)    WHERE state IN ('held', 'cancelled');

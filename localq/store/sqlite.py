@@ -40,6 +40,8 @@ from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
 
 SWEEP_BATCH = 500
+VACUUM_BATCH = 200
+"""Pages that one sweep gives back to the disk at most."""
 
 
 class SQLiteStore(RegistrySQLite):
@@ -117,32 +119,39 @@ class SQLiteStore(RegistrySQLite):
     def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         claimed: list[Record] = []
         with self.database.write as connection:
-            written = self._write_outcomes(connection, outcomes, now) if outcomes else []
+            written = self._conclude(connection, outcomes, now) if outcomes else []
+            called_back = self._carry(connection, written, now) if written else []
             if claim is not None:
                 claimed = self._claim(connection, claim, now)
-        self._tell(written)
+        self._tell(written, called_back)
         if claim is not None and len(claimed) == claim.limit:
             # There may be more: whoever was woken for several messages passes the bell on.
             for queue in claim.queues:
                 self.bells.ring(queue)
         return claimed
 
-    def _write_outcomes(
-        self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: int
-    ) -> list[Outcome]:
+    def _conclude(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: int) -> list[Outcome]:
+        """Write what became of the messages themselves; the outcomes whose claim was in force."""
         written: list[Outcome] = []
         for (owner, token, done), group in itertools.groupby(outcomes, _claim_of):
             if done:
                 written += self._remove(connection, list(group), owner, token)
             else:
                 written += [outcome for outcome in group if self._change(connection, outcome, now)]
+        return written
+
+    def _carry(self, connection: sqlite3.Connection, written: list[Outcome], now: int) -> list[Record]:
+        """Write all that goes with them; the messages that a counter has called for."""
         self._insert(connection, [record for outcome in written for record in outcome.puts], now)
         self._keep(connection, [value for outcome in written for value in outcome.values], now)
+        called_back: list[Record] = []
         for outcome in written:
             for count in outcome.counts:
-                outcome.puts += self._step(connection, count, now)
+                if self._count(connection, count, now):
+                    called_back += count.puts
             self._put_events(connection, outcome.events, now)
-        return written
+        self._insert(connection, called_back, now)
+        return called_back
 
     def _remove(
         self, connection: sqlite3.Connection, outcomes: list[Outcome], owner: int | None, token: int
@@ -150,8 +159,8 @@ class SQLiteStore(RegistrySQLite):
         sequences = [outcome.record.sequence for outcome in outcomes]
         removed = connection.execute(sql.remove(len(sequences)), (*sequences, owner, token)).fetchall()
         if len(removed) != len(outcomes):
-            ours = {sequence for (sequence,) in removed}
-            outcomes = [outcome for outcome in outcomes if outcome.record.sequence in ours]
+            by_sequence = {outcome.record.sequence: outcome for outcome in reversed(outcomes)}
+            outcomes = [by_sequence[sequence] for sequence in sorted(sequence for (sequence,) in removed)]
         for outcome in outcomes:
             if len(outcome.record.body) > INLINE:
                 connection.execute(sql.DELETE_PAYLOAD, (outcome.record.sequence,))
@@ -180,13 +189,8 @@ class SQLiteStore(RegistrySQLite):
             connection.execute(sql.DELETE_PAYLOAD, (record.sequence,))
         return True
 
-    def _step(self, connection: sqlite3.Connection, count: Any, now: int) -> list[Record]:
-        if not self._count(connection, count, now):
-            return []
-        self._insert(connection, count.puts, now)
-        return list(count.puts)
-
-    def _tell(self, written: list[Outcome]) -> None:
+    def _tell(self, written: list[Outcome], called_back: list[Record]) -> None:
+        self._ring(called_back)
         for outcome in written:
             if outcome.puts:
                 self._ring(outcome.puts)
@@ -198,14 +202,17 @@ class SQLiteStore(RegistrySQLite):
                 self.bells.ring(outcome.retry.queue)
 
     def _claim(self, connection: sqlite3.Connection, claim: Claim, now: int) -> list[Record]:
-        connection.execute(sql.PROMOTE, (now * 1000,))
+        queues = list(dict.fromkeys(claim.queues))
+        if not queues:
+            return []
+        connection.execute(sql.promote(len(queues)), (*queues, now * 1000))
         mark = (claim.worker, next(self._tokens), now)
-        of_interest = (json.dumps(claim.queues), json.dumps(list(claim.skip)))
+        of_interest = (json.dumps(queues), json.dumps(list(claim.skip)))
         rows = connection.execute(sql.CLAIM_SUSPECT, (*mark, *of_interest)).fetchall()
         if not rows:
-            statement = sql.claim(len(claim.queues), len(claim.skip))
+            statement = sql.claim(len(queues), len(claim.skip))
             skip, limit = tuple(claim.skip), claim.limit
-            each = itertools.chain.from_iterable((queue, *skip, limit) for queue in claim.queues)
+            each = itertools.chain.from_iterable((queue, *skip, limit) for queue in queues)
             rows = connection.execute(statement, (*mark, *each, limit)).fetchall()
         records = self._records(connection, rows)
         if len(records) > 1:
@@ -247,7 +254,9 @@ class SQLiteStore(RegistrySQLite):
             statement = sql.claimable(len(queues), len(skip))
             if connection.execute(statement, (*queues, *skip)).fetchone()[0]:
                 return 0
-            (position,) = connection.execute(sql.NEXT_DELAYED).fetchone()
+            if not queues:
+                return None
+            (position,) = connection.execute(sql.next_delayed(len(queues)), tuple(queues)).fetchone()
         return None if position is None else max(0, -(-position // 1000) - now)
 
     def wake(self) -> None:
@@ -277,28 +286,27 @@ class SQLiteStore(RegistrySQLite):
             HELD: (WAITING, DELAYED),
             CANCELLED: (WAITING, DELAYED, HELD),
         }.get(state, ())
-        states = [source for source in selection.states or STATES if source in sources]
-        if not states:
-            return 0
+        states = [source for source in _states_of(selection) if source in sources]
         condition, values = where(replace(selection, states=states))
+        statement = f"SELECT {sql.COLUMNS} FROM message WHERE {condition}"
         with self.database.write as connection:
-            rows = connection.execute(f"SELECT {sql.COLUMNS} FROM message WHERE {condition}", values).fetchall()
-            moved = [record_of(row) for row in rows]
-            first = self.database.gate.next_position(now, len(moved) or 1)
-            connection.executemany(
-                sql.MOVE, (moved_row(record, state, first + n) for n, record in enumerate(moved))
-            )
+            records = [record_of(row) for row in connection.execute(statement, values).fetchall()]
+            self._move(connection, records, state, now)
         if state == WAITING:
-            self._ring(moved)
-        return len(moved)
+            self._ring(records)
+        return len(records)
+
+    def _move(self, connection: sqlite3.Connection, records: list[Record], state: str, now: int) -> None:
+        first = self.database.gate.next_position(now, len(records) or 1)
+        rows = [moved_row(record, state, first + n) for n, record in enumerate(records)]
+        connection.executemany(sql.MOVE, rows)
 
     def purge(self, selection: Selection) -> int:
-        states = [state for state in selection.states or STATES if state != RUNNING]
+        states = [state for state in _states_of(selection) if state != RUNNING]
         condition, values = where(replace(selection, states=states))
+        bodies = f"SELECT sequence FROM message WHERE {condition}"
         with self.database.write as connection:
-            connection.execute(
-                f"DELETE FROM payload WHERE sequence IN (SELECT sequence FROM message WHERE {condition})", values
-            )
+            connection.execute(f"DELETE FROM payload WHERE sequence IN ({bodies})", values)
             return connection.execute(f"DELETE FROM message WHERE {condition}", values).rowcount
 
     # -- life
@@ -307,7 +315,7 @@ class SQLiteStore(RegistrySQLite):
         values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": SWEEP_BATCH}
         with self.database.write as connection:
             swept = sum(connection.execute(statement, values).rowcount for statement in sql.SWEEP)
-            connection.execute("PRAGMA incremental_vacuum(100)").fetchall()
+            _give_pages_back(connection)
         return swept
 
     def info(self) -> dict[str, Any]:
@@ -332,6 +340,21 @@ class SQLiteStore(RegistrySQLite):
             return
         self.bells.close()
         self.database.close()
+
+
+def _states_of(selection: Selection) -> Sequence[str]:
+    return STATES if selection.states is None else selection.states
+
+
+def _give_pages_back(connection: sqlite3.Connection) -> None:
+    """Shrink the file by a few pages where much of it is unused; a busy queue uses them again."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    if free * 4 < pages:
+        return
+    for _ in range(min(free, VACUUM_BATCH)):
+        # Page by page: Python takes one step of a statement that returns no columns, whatever its number.
+        connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _claim_of(outcome: Outcome) -> tuple[int | None, int, bool]:

@@ -21,8 +21,6 @@ INSERT_PAYLOAD = "INSERT OR REPLACE INTO payload (sequence, body) VALUES (?, ?)"
 SELECT_PAYLOAD = "SELECT body FROM payload WHERE sequence = ?"
 DELETE_PAYLOAD = "DELETE FROM payload WHERE sequence = ?"
 
-PROMOTE = "UPDATE message SET state = 'waiting' WHERE state = 'delayed' AND position <= ?"
-
 CLAIM_SUSPECT = f"""
 UPDATE message SET state = 'running', owner = ?, claim = ?, claimed_at = ?, attempts = attempts + 1
 WHERE sequence = (
@@ -47,8 +45,6 @@ RELEASE = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts = attempts - 1
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
-NEXT_DELAYED = "SELECT min(position) FROM message WHERE state = 'delayed'"
-
 COUNTS = """
 SELECT queue, 'waiting', count(*) FROM message WHERE state = 'waiting' GROUP BY queue UNION ALL
 SELECT queue, 'delayed', count(*) FROM message WHERE state = 'delayed' GROUP BY queue UNION ALL
@@ -56,6 +52,21 @@ SELECT queue, 'running', count(*) FROM message WHERE state = 'running' GROUP BY 
 SELECT queue, 'dead',    count(*) FROM message WHERE state = 'dead'    GROUP BY queue UNION ALL
 SELECT queue, state,     count(*) FROM message WHERE state IN ('held', 'cancelled')
                                                GROUP BY queue, state"""
+
+
+@lru_cache(maxsize=64)
+def promote(queues: int) -> str:
+    """Make delayed messages of some queues ready whose eta has come."""
+    return f"""
+UPDATE message SET state = 'waiting'
+WHERE state = 'delayed' AND queue IN ({_marks(queues)}) AND position <= ?"""
+
+
+@lru_cache(maxsize=64)
+def next_delayed(queues: int) -> str:
+    """When the next delayed message of some queues is due."""
+    one = "SELECT min(position) AS position FROM message WHERE state = 'delayed' AND queue = ?"
+    return f"SELECT min(position) FROM ({' UNION ALL '.join([one] * queues)})"
 
 
 @lru_cache(maxsize=64)
@@ -111,9 +122,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?)"""
 LEAVE = "DELETE FROM worker WHERE id = ? RETURNING id"
 WORKERS = "SELECT name, pid, queues, actors, threads, pool, joined_at, id FROM worker ORDER BY id"
 
-REVIVE = """
-UPDATE message SET state = 'waiting', attempts = 0, crashes = 0, reason = NULL, died_at = NULL
-WHERE state = 'dead' AND reason LIKE 'ActorNotFound:%'
+LOST = f"""
+SELECT {COLUMNS} FROM message
+WHERE state = 'dead' AND reason GLOB 'ActorNotFound:*'
   AND actor IN (SELECT value FROM json_each(?))
   AND (?2 = '[]' OR queue IN (SELECT value FROM json_each(?2)))"""
 

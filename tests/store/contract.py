@@ -318,7 +318,7 @@ class StoreContract:
             assert text == SURROGATE
             assert store.counts() == {}
             return
-        queues, everyone = [text, "q"], Selection((), [text], [text], [text])
+        queues, everyone = [text, "q"], Selection(None, [text], [text], [text])
         assert store.counts() == {text: {WAITING: 1}, "q": {WAITING: 1}}
         assert [found.root for found in store.browse(everyone)] == [text]
         assert ids(take(store, worker, now, 9, queues=queues, skip=frozenset({text}))) == ["innocent"]
@@ -643,16 +643,18 @@ class StoreContract:
             store.put([message("soon", eta=now + 100)], now=now)
             assert consumer.result(5) == ["soon"]
 
-    def test_wake_ends_every_wait_in_progress(self, store: Store, now: int) -> None:
+    def test_wake_ends_every_wait_for_messages_and_none_for_a_value(self, store: Store, now: int) -> None:
         with promptly(), ThreadPoolExecutor(4) as pool:
+            for_value = pool.submit(store.wait_value, "k", clock=lambda: now, timeout=LONG)
             sleepers: list[Future[object]] = [
                 pool.submit(store.wait, ["q"], now=now, timeout=LONG),
                 pool.submit(store.wait, ["r"], now=now, timeout=LONG),
-                pool.submit(store.wait_value, "k", clock=lambda: now, timeout=LONG),
             ]
             while wait(sleepers, timeout=0.01).not_done:
                 store.wake()
-        assert sleepers[2].result() is None
+            assert not for_value.done()
+            store.set_values([Value("k", b"there", 1000)], now=now)
+            assert for_value.result() == b"there"
 
     # -- what a person sees and does
 

@@ -1,0 +1,264 @@
+"""The write gate: one at a time, bounded, and fair to nobody who hangs in it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localq.errors import StoreBusy, StoreError
+from localq.store.gate import Gate
+
+# From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+FORK = multiprocessing.get_context("fork")
+PATIENT, SHORT = 30_000, 300
+NOW = 1_700_000_000_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "gate")
+
+
+@pytest.fixture
+def gate(path: str) -> Iterator[Gate]:
+    gate = Gate(path, SHORT)
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[BaseProcess, Connection]]]:
+    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
+    started: list[BaseProcess] = []
+
+    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
+        ours, theirs = FORK.Pipe()
+        process = FORK.Process(target=work, args=(*args, theirs))
+        process.start()
+        theirs.close()
+        started.append(process)
+        return process, ours
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def count_up(gate: Gate, counter: Path, times: int) -> None:
+    for _ in range(times):
+        with gate:
+            counter.write_text(str(int(counter.read_text()) + 1))
+
+
+# -- one at a time
+
+
+def test_one_of_four_processes_is_inside_at_a_time(path: str, tmp_path: Path, start: Callable[..., Any]) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def work(_: Connection) -> None:
+        count_up(Gate(path, PATIENT), counter, 500)
+
+    processes = [start(work)[0] for _ in range(4)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert counter.read_text() == "2000"
+
+
+def test_one_of_four_threads_is_inside_at_a_time(path: str, tmp_path: Path) -> None:
+    counter, gate = tmp_path / "counter", Gate(path, PATIENT)
+    counter.write_text("0")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: count_up(gate, counter, 300), range(4)))
+    gate.close()
+    assert counter.read_text() == "1200"
+
+
+def test_two_gates_of_one_process_on_one_file_keep_each_other_out(path: str, gate: Gate) -> None:
+    other = Gate(path, SHORT)
+    with gate, pytest.raises(StoreBusy), other:
+        pass
+    with other:
+        pass
+    other.close()
+
+
+def test_an_error_inside_opens_the_gate_again(path: str, gate: Gate) -> None:
+    with pytest.raises(ZeroDivisionError), gate:
+        raise ZeroDivisionError
+    other = Gate(path, SHORT)
+    with other:
+        pass
+    other.close()
+
+
+def test_a_process_that_dies_inside_opens_it(gate: Gate, path: str, start: Callable[..., Any]) -> None:
+    process, connection = start(stay_inside, path)
+    connection.recv()
+    process.kill()
+    process.join()
+    with gate:
+        pass
+
+
+# -- bounded
+
+
+def stay_inside(path: str, connection: Connection) -> None:
+    with Gate(path, PATIENT):
+        connection.send("inside")
+        connection.recv()
+
+
+def test_who_waits_for_a_stopped_process_is_told_its_pid(
+    path: str, gate: Gate, start: Callable[..., Any]
+) -> None:
+    process, connection = start(stay_inside, path)
+    connection.recv()
+    os.kill(process.pid, signal.SIGSTOP)
+
+    began = time.monotonic()
+    with pytest.raises(StoreBusy) as refused, gate:
+        pass
+    assert SHORT / 1000 <= time.monotonic() - began < 20
+    assert refused.value.holder == process.pid
+    assert str(process.pid) in str(refused.value)
+    assert path in str(refused.value)
+
+    os.kill(process.pid, signal.SIGCONT)
+    connection.send("leave")
+    process.join(20)
+    with gate:
+        assert gate.holder == os.getpid()
+
+
+def test_a_thread_that_stays_inside_keeps_others_out_for_no_longer_than_the_bound(gate: Gate) -> None:
+    leave, inside = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with gate:
+            inside.set()
+            leave.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stay)
+        assert inside.wait(20)
+        with pytest.raises(StoreBusy) as refused, gate:
+            pass
+        leave.set()
+    assert refused.value.holder == os.getpid()
+    with gate:
+        pass
+
+
+def test_who_waits_gets_in_as_soon_as_the_holder_has_left(path: str, start: Callable[..., Any]) -> None:
+    _, connection = start(stay_inside, path)
+    connection.recv()
+    gate = Gate(path, PATIENT)
+
+    def enter() -> int | None:
+        with gate:
+            return gate.holder
+
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(enter)
+        connection.send("leave")
+        assert holder.result(20) == os.getpid()
+    gate.close()
+
+
+# -- within itself
+
+
+def test_to_use_it_within_itself_is_an_error_that_says_so(gate: Gate) -> None:
+    with gate:
+        with pytest.raises(StoreError, match="signal handler") as refused, gate:
+            pass
+        assert not isinstance(refused.value, StoreBusy)
+        other = Gate(gate.path, SHORT)
+        with pytest.raises(StoreBusy), other:  # what was refused has not opened it
+            pass
+        other.close()
+    with gate:
+        pass
+
+
+def test_a_signal_handler_that_uses_it_gets_an_error_and_does_not_hang(gate: Gate) -> None:
+    caught: list[BaseException] = []
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            with gate:
+                pass
+        except StoreError as error:
+            caught.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with gate:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ["signal handler" in str(error) for error in caught] == [True]
+
+
+# -- positions
+
+
+def test_positions_follow_the_clock(gate: Gate) -> None:
+    with gate:
+        first = gate.next_position(NOW, 3)
+        assert first == NOW * 1000
+        assert gate.next_position(NOW, 1) == first + 3
+        assert gate.next_position(NOW + 1, 1) == (NOW + 1) * 1000
+
+
+def test_positions_never_run_backwards_when_the_clock_does(gate: Gate) -> None:
+    seen = []
+    for moment in (NOW, NOW - 3_600_000, 0, NOW - 1, NOW):
+        with gate:
+            seen.append(gate.next_position(moment, 2))
+    assert seen == [NOW * 1000 + n for n in (0, 2, 4, 6, 8)]
+
+
+def test_positions_go_on_after_the_gate_was_closed(gate: Gate, path: str) -> None:
+    with gate:
+        first = gate.next_position(NOW, 5)
+    gate.close()
+    other = Gate(path, SHORT)
+    with other:
+        assert other.next_position(0, 1) == first + 5
+    other.close()
+
+
+def test_positions_of_four_processes_are_all_different_and_rise_in_each(
+    path: str, start: Callable[..., Any]
+) -> None:
+    def work(number: int, connection: Connection) -> None:
+        gate, seen = Gate(path, PATIENT), []
+        for n in range(200):
+            with gate:  # each has a clock of its own
+                seen.append(gate.next_position(NOW + number * 50 + n * (-1) ** number, 2))
+        connection.send(seen)
+
+    started = [start(work, number) for number in range(4)]
+    each = [connection.recv() for _, connection in started]
+    assert all(seen == sorted(seen) for seen in each)
+    taken = [position for seen in each for first in seen for position in (first, first + 1)]
+    assert len(set(taken)) == len(taken) == 4 * 200 * 2
