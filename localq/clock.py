@@ -11,18 +11,18 @@ from random import uniform
 
 
 class Clock:
-    """What time it is, in whole milliseconds, and how to wait for a later one.
+    """What time it is, in milliseconds, and how to wait for a later one.
 
     A test puts another clock in the place of `clock` to own the time.
     """
 
     def wall(self) -> int:
-        """Milliseconds since the epoch: what an eta is compared with."""
+        """Whole milliseconds since the epoch: what an eta is compared with."""
         return time.time_ns() // 1_000_000
 
-    def monotonic(self) -> int:
-        """Milliseconds of a clock that never jumps: what a limit is measured with."""
-        return time.monotonic_ns() // 1_000_000
+    def monotonic(self) -> float:
+        """Milliseconds, with their fraction, of a clock that never jumps: what a limit is measured with."""
+        return time.monotonic() * 1000
 
     def wait(self, event: threading.Event, timeout: float | None) -> bool:
         """Wait up to `timeout` milliseconds (None: for ever) for `event`; say whether it came."""

@@ -40,9 +40,9 @@ class TimeLimit(Middleware):
         self._forget()
 
     def _forget(self) -> None:
-        self._deadlines: dict[int, int] = {}
+        self._deadlines: dict[int, float] = {}
         self._condition = threading.Condition()
-        self._wakes_at: int | None = None
+        self._wakes_at: float | None = None
         self._process = os.getpid()
         self._watcher: threading.Thread | None = None
 

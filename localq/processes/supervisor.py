@@ -41,9 +41,9 @@ class WorkerProcess:
 
     slot: int
     process: Launched
-    born_at: int
+    born_at: float
     cells: str = ""
-    ready_at: int | None = None
+    ready_at: float | None = None
     failure: dict[str, Any] | None = None
     """Why it could not start, in its own words."""
     has_run: bool = False
