@@ -25,25 +25,34 @@ def selection_options(function: F) -> F:
     return store_options(function)
 
 
+def list_options(function: F) -> F:
+    """The options of a list of dead letters."""
+    text = "How many at most."
+    function = click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help=text)(
+        function
+    )
+    function = click.option("--json", "as_json", is_flag=True, help="For programs.")(function)
+    return selection_options(function)
+
+
 @click.group(invoke_without_command=True)
+@list_options
 @click.pass_context
-def dead(ctx: click.Context) -> None:
+def dead(ctx: click.Context, **options: Any) -> None:
     """List dead letters, run them again, or remove them."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_dead)
+        ctx.invoke(list_dead, **options)
 
 
 @dead.command("list")
-@selection_options
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@list_options
 def list_dead(
-    url: str | None = None,
-    app: str | None = None,
-    queues: tuple[str, ...] = (),
-    actors: tuple[str, ...] = (),
-    limit: int = 100,
-    as_json: bool = False,
+    url: str | None,
+    app: str | None,
+    queues: tuple[str, ...],
+    actors: tuple[str, ...],
+    limit: int,
+    as_json: bool,
 ) -> None:
     """List dead letters with their reason, the oldest first."""
     selection = Selection([DEAD], queues or None, actors or None)

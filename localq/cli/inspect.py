@@ -85,7 +85,7 @@ def _running(store: Store, path: str) -> list[dict[str, Any]]:
 
 def _doing(worker: dict[str, Any]) -> str:
     if not worker["alive"]:
-        return "dead; what it ran is about to be given back"
+        return "dead; a worker that starts or looks gives back what it ran"
     if not worker["running"]:
         return "idle"
     return "; ".join(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class Shutdown(Interrupt):
     """Raised in an actor that asked to be told when its worker stops."""
 
+    def __init__(self, message: str = "the worker is stopping") -> None:
+        super().__init__(message)
+
 
 class ShutdownNotifications(Middleware):
     """Raises `Shutdown` in actors that run while their worker is told to stop.

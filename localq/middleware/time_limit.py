@@ -21,6 +21,9 @@ DEFAULT_TIME_LIMIT = 10 * 60 * 1000
 class TimeLimitExceeded(Interrupt):
     """Raised in an actor that has run for longer than it may."""
 
+    def __init__(self, message: str = "the actor ran for longer than its time limit") -> None:
+        super().__init__(message)
+
 
 class TimeLimit(Middleware):
     """Raises `TimeLimitExceeded` in actors that run for too long; they are then retried like

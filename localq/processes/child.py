@@ -135,11 +135,11 @@ class _Ears(threading.Thread):
                 if order == REAP[0] and self._worker.timekeeper is not None:
                     self._worker.timekeeper.reap_now()
                 elif order == STOP[0]:
-                    return self._stop()
+                    return self._leave()
                 elif order == 0:
                     self._end_with_supervisor()
 
-    def _stop(self) -> None:
+    def _leave(self) -> None:
         worker = self._worker
         worker.stop(self._timeout)
         if not all(thread.ended.is_set() for thread in worker.workers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EncodeError
+from ..errors import ActorNotFound, EncodeError
 from ..logging import get_logger
 from ..middleware.middleware import Middleware, option
 from .backend import ResultBackend, StoreBackend
@@ -73,6 +73,9 @@ class Results(Middleware):
             self._store(broker, message, None, ttl)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
+        if isinstance(message._exception, ActorNotFound):
+            # It runs after all when a worker comes that declares the actor: nobody is told yet.
+            return
         store, ttl = self._options(broker, message)
         if store and message._exception is not None:
             self.backend_for(broker).store_exception(message, message._exception, ttl)  # type: ignore[arg-type]

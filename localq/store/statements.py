@@ -134,7 +134,7 @@ WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING s
 
 SUSPECT = """
 UPDATE message SET lane = 'alone'
-WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
 GIVE_BACK = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL,
