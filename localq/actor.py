@@ -56,13 +56,13 @@ class Actor(Generic[P, R]):
         self.options = options
         self.broker.declare_actor(self)
 
-    def move_to(self, broker: Broker) -> None:
-        """Belong to another broker from now on.
-
-        Raises:
-          ValueError: as at declaration.
-        """
+    def check_move_to(self, broker: Broker) -> None:
+        if self.actor_name in broker.actors:
+            raise ValueError(f"An actor named {self.actor_name!r} is already registered.")
         check_options(broker, self.actor_name, self.options)
+
+    def move_to(self, broker: Broker) -> None:
+        """Belong to another broker from now on."""
         self.broker = broker
         broker.declare_actor(self)
 

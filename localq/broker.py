@@ -49,12 +49,15 @@ def set_broker(broker: Broker) -> None:
         of it knows.
     """
     global global_broker
-    previous, global_broker = global_broker, broker
-    if previous is None or previous is broker or not previous.is_default or previous.is_open:
-        return
-    for actor in list(previous.actors.values()):
-        actor.move_to(broker)
-    previous.actors.clear()
+    previous = global_broker
+    if previous is not None and previous is not broker and previous.is_default and not previous.is_open:
+        moving = list(previous.actors.values())
+        for actor in moving:
+            actor.check_move_to(broker)
+        for actor in moving:
+            actor.move_to(broker)
+        previous.actors.clear()
+    global_broker = broker
 
 
 current.get_broker = get_broker
@@ -73,6 +76,7 @@ class Broker:
         self.actors: dict[str, Actor[Any, Any]] = {}
         self.queues: dict[str, Any] = {}
         self.delay_queues: set[str] = set()
+        self.on_declare: list[Callable[[], None]] = []
         self.actor_options: set[str] = set()
         self.middleware: list[Middleware] = []
         self.is_default = False
@@ -138,7 +142,7 @@ class Broker:
                 hook(self, *args, **kwargs)
             except MiddlewareError:
                 raise
-            except Exception:
+            except BaseException:  # SystemExit too: it would end a thread without a word
                 self.logger.critical("Unexpected failure in before_%s of %r.", signal, hook, exc_info=True)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
@@ -146,7 +150,7 @@ class Broker:
         for hook in reversed(self.hooks(f"after_{signal}")):
             try:
                 hook(self, *args, **kwargs)
-            except Exception:
+            except BaseException:  # SystemExit too: it would end a thread without a word
                 self.logger.critical("Unexpected failure in after_%s of %r.", signal, hook, exc_info=True)
 
     def add_middleware(
@@ -212,6 +216,8 @@ class Broker:
         self.declare_queue(actor.queue_name)
         self.actors[actor.actor_name] = actor
         self.emit_after("declare_actor", actor)
+        for tell in list(self.on_declare):
+            tell()
 
     def declare_queue(self, queue_name: str) -> None:
         """Add a queue; one that is there already is left alone.

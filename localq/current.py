@@ -28,6 +28,7 @@ encoder: Encoder | None = None
 class _Thread(threading.local):
     outcome: Outcome | None = None
     store: Store | None = None
+    later: list[Callable[[], None]] | None = None
 
 
 thread = _Thread()

@@ -36,6 +36,14 @@ import warnings
 from typing import Any
 
 
+def text_of(error: BaseException) -> str:
+    """Its text, or a word about why it has none: an exception's own ``__str__`` may fail."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<its text cannot be made: {type(failure).__name__}>"
+
+
 class LocalqError(Exception):
     """The base of all errors of this library; ``message`` is its text."""
 

@@ -19,6 +19,7 @@ from .errors import (
     Retry,
     SkipMessage,
     WorkerCrashed,
+    text_of,
 )
 from .logging import get_logger
 from .message import Message
@@ -48,7 +49,7 @@ class Execution:
       door: where interrupts come in while the actor runs.
     """
 
-    __slots__ = ("_broker", "_door", "_exception", "_record", "_result", "_skipped", "message", "outcome")
+    __slots__ = ("_broker", "_door", "_exception", "_later", "_record", "_result", "_skipped", "message", "outcome")
 
     def __init__(self, broker: Broker, record: Record, door: Interruptible) -> None:
         self._broker = broker
@@ -57,6 +58,7 @@ class Execution:
         self._result: Any = None
         self._exception: BaseException | None = None
         self._skipped = False
+        self._later: list[Any] = []
         self.message: MessageProxy | None = None
         self.outcome = Outcome(record)
 
@@ -78,6 +80,11 @@ class Execution:
 
     def tell(self) -> None:
         """Run the hooks that wait until the outcome is written."""
+        for write in self._later:
+            try:
+                write()
+            except Exception:
+                logger.exception("Cannot write to the other store")
         if self.message is not None:
             signal = "nack" if self.message.failed else "ack"
             if self._broker.hooks(f"after_{signal}"):
@@ -162,9 +169,10 @@ class Execution:
     def _collect(self) -> None:
         """From here on, what this thread sends to this store is part of the outcome."""
         current.thread.outcome, current.thread.store = self.outcome, self._broker.store
+        current.thread.later = self._later
 
     def _stop_collecting(self) -> None:
-        current.thread.outcome = current.thread.store = None
+        current.thread.outcome = current.thread.store = current.thread.later = None
 
     def _run_hooks_after(self) -> None:
         message, broker = self.message, self._broker
@@ -202,7 +210,9 @@ class Execution:
         if self.message is None or self.message.failed:
             outcome.kind = DEAD
             error = self._exception
-            outcome.reason = f"{type(error).__name__}: {error}" if error is not None else "failed by a middleware"
+            outcome.reason = (
+                f"{type(error).__name__}: {text_of(error)}" if error is not None else "failed by a middleware"
+            )
             return
         for place, record in enumerate(outcome.puts):
             if record.message_id == self._record.message_id:

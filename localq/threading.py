@@ -17,6 +17,7 @@ import ctypes
 import os
 import platform
 import signal
+import sys
 import threading
 from types import TracebackType
 from typing import Any
@@ -42,7 +43,7 @@ def is_gevent_active() -> bool:
     return False
 
 
-def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrupt) -> None:
+def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrupt) -> bool:
     """Raise `exception` in the thread of that ident, as soon as it runs Python code.
 
     What cannot be done (no such thread, another Python than CPython) is logged as critical.
@@ -54,12 +55,14 @@ def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrup
             name,
             current_platform,
         )
-        return
+        return False
     door = _doors.get(thread_id)
     if door is not None:
-        door.interrupt(exception)
-    elif not _raise_asynchronously(thread_id, exception):
+        return door.interrupt(exception)
+    if not _raise_asynchronously(thread_id, exception):
         logger.critical("Failed to set exception (%s) in thread %d.", name, thread_id)
+        return False
+    return True
 
 
 def _raise_asynchronously(thread_id: int, exception: type[Interrupt] | Interrupt) -> bool:
@@ -96,6 +99,7 @@ class Interruptible:
         self._open = False
         self._waiting: type[Interrupt] | Interrupt | None = None
         _doors[self.thread_id] = self
+        _catch_what_python_ignores()
 
     def forget(self) -> None:
         """The thread ends, or runs tasks no more."""
@@ -113,19 +117,21 @@ class Interruptible:
             self._open = False
             self._waiting = None
 
-    def interrupt(self, exception: type[Interrupt] | Interrupt) -> None:
-        """Called by another thread: raise `exception` in this one, if its door is open."""
+    def interrupt(self, exception: type[Interrupt] | Interrupt) -> bool:
+        """Called by another thread: raise `exception` in this one; False if its door is closed."""
         if self._by_signal:
             self._waiting = exception
             signal.pthread_kill(self.thread_id, INTERRUPT_SIGNAL)  # type: ignore[arg-type]
         elif self._lock.acquire(blocking=False):
             try:
-                if self._open:
-                    _raise_asynchronously(self.thread_id, exception)
+                if not self._open:
+                    return False
+                _raise_asynchronously(self.thread_id, exception)
             finally:
                 self._lock.release()
         else:
             self._waiting = exception
+        return True
 
     def deliver(self) -> None:
         """In the thread itself: raise what waits, unless the door is closed or shielded."""
@@ -155,6 +161,28 @@ class Interruptible:
             self._shields -= 1
         if exc is None:
             self.deliver()
+
+
+_previous_hook: Any = None
+
+
+def _catch_what_python_ignores() -> None:
+    """Python ignores what is raised in a finalizer or a callback of a weak reference, which the garbage
+    collector runs in whatever thread it likes. An interrupt that lands there is raised again."""
+    global _previous_hook
+    if sys.unraisablehook is not _raise_again:
+        _previous_hook, sys.unraisablehook = sys.unraisablehook, _raise_again
+
+
+def _raise_again(unraisable: Any) -> None:
+    door = _doors.get(threading.get_ident())
+    if door is None or not issubclass(unraisable.exc_type, Interrupt):
+        _previous_hook(unraisable)
+        return
+    # By another thread, and a moment later: here it would land in the same place.
+    again = threading.Timer(0.01, door.interrupt, (unraisable.exc_type,))
+    again.daemon = True
+    again.start()
 
 
 class _NoDoor:

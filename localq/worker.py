@@ -88,11 +88,19 @@ class Worker:
         """All of `start` but the threads: for a process that runs its one thread itself."""
         self.broker.emit_before("worker_boot", self)
         self._running = True
-        self.queues = sorted(self._only if self._only is not None else self.broker.get_declared_queues())
         self._join()
+        self.broker.on_declare.append(self._serve_more)
         self.workers = [WorkerThread(self, number) for number in range(self.worker_threads)]
         self.timekeeper = Timekeeper(self)
         self.timekeeper.start()
+
+    @property
+    def queues(self) -> list[str]:
+        """What it serves: all that are declared, those declared since it started included."""
+        return sorted(self._only if self._only is not None else self.broker.queues)
+
+    def _serve_more(self) -> None:
+        self.broker.store.wake()
 
     def _join(self) -> None:
         store = self.broker.store
@@ -136,6 +144,7 @@ class Worker:
     def leave(self) -> None:
         """Sign off from the store: what still runs here goes back to its queue."""
         self._running = False
+        self.broker.on_declare.remove(self._serve_more)
         if self.timekeeper is not None:
             self.timekeeper.stop()
         for thread in self.workers:
@@ -158,7 +167,8 @@ class Worker:
             thread.pause()
         self.broker.store.wake()
         for thread in self.workers:
-            thread.paused_event.wait()
+            while not thread.paused_event.wait(0.05) and not _has_ended(thread, 0):
+                self.broker.store.wake()  # again and again: it may have been about to lie down
 
     def resume(self) -> None:
         """Go on after `pause`."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .clock import clock
-from .errors import StoreError
+from .errors import StoreError, text_of
 from .execution import Execution
 from .logging import get_logger
 from .store import Claim, Outcome, Record
@@ -143,14 +143,16 @@ class WorkerThread(threading.Thread):
 
     def _claim(self) -> list[Record]:
         worker = self.worker
-        claim = Claim(worker.id, worker.queues, self._burst, worker.skip)
+        claim = Claim(worker.id, worker.queues, self._burst, worker.skip - self.broker.actors.keys())
         return self._write(_take(self._ended), claim)
 
     def _sleep(self) -> None:
         worker = self.worker
         self.idle = True
         try:
-            self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip)
+            self.broker.store.wait(
+                worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip - self.broker.actors.keys()
+            )
         finally:
             self.idle = False
 
@@ -195,6 +197,9 @@ class WorkerThread(threading.Thread):
             # It landed outside the actor after all, between two of our own lines.
             self.logger.warning("Message %s was interrupted too late; it runs again.", record.message_id)
             self._ended.append(_released(record))
+        except BaseException as error:  # a hook wants to end the program, or one of our lines is wrong
+            self.logger.critical("Message %s is a dead letter.", record.message_id, exc_info=True)
+            self._ended.append((Outcome(record, DEAD, f"{type(error).__name__}: {text_of(error)}"), _nothing))
 
     def _execute(self, record: Record) -> None:
         worker, cells = self.worker, self.worker.cells

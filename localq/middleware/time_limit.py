@@ -40,6 +40,7 @@ class TimeLimit(Middleware):
         self.logger = get_logger(__name__, type(self))
         self.time_limit = time_limit
         self.interval = interval
+        self._workers = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -63,9 +64,18 @@ class TimeLimit(Middleware):
                 stacklevel=2,
             )
 
+    def before_worker_boot(self, broker: Broker, worker: Any) -> None:
+        self._workers += 1
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
+        with self._condition:
+            self._workers -= 1
+            self._condition.notify()
+
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         limit = option("time_limit", message, broker.actors.get(message.actor_name), self.time_limit)
         deadline = clock.monotonic() + limit
+        self._broker = broker
         if self._watcher is None or self._process != os.getpid():
             self._start()
         with self._condition:
@@ -96,7 +106,7 @@ class TimeLimit(Middleware):
 
     def _watch(self) -> None:
         with self._condition:
-            while True:
+            while self._workers > 0 or self._deadlines:
                 now = clock.monotonic()
                 for thread, deadline in list(self._deadlines.items()):
                     if deadline <= now:
@@ -104,9 +114,13 @@ class TimeLimit(Middleware):
                 self._wakes_at = min(self._deadlines.values(), default=None)
                 left = None if self._wakes_at is None else max(0, self._wakes_at - now) / 1000
                 self._condition.wait(left)
+            self._watcher = None
 
     def _interrupt(self, thread: int) -> None:
         # With the lock held: the thread cannot have gone on to another message meanwhile.
-        self.logger.warning("Time limit exceeded. Raising exception in worker thread %r.", thread)
-        del self._deadlines[thread]
-        raise_thread_exception(thread, TimeLimitExceeded)
+        if raise_thread_exception(thread, TimeLimitExceeded):
+            self.logger.warning("Time limit exceeded. Raising exception in worker thread %r.", thread)
+            del self._deadlines[thread]
+            self._broker.store.wake()  # so that it also ends our own waits
+        else:  # its actor has not begun, or has just ended
+            self._deadlines[thread] = clock.monotonic() + 20

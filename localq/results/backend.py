@@ -77,9 +77,10 @@ class ResultBackend(ABC):
         """
         key = self.build_message_key(message)
         if block:
-            stored = self._wait(key, DEFAULT_TIMEOUT if timeout is None else timeout)
+            timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+            stored = self._wait(key, timeout)
             if stored is Missing:
-                raise ResultTimeout(f"{message} has no result after {timeout or DEFAULT_TIMEOUT} ms")
+                raise ResultTimeout(f"{message} has no result after {timeout} ms")
         else:
             stored = self._get(key)
             if stored is Missing:
@@ -180,7 +181,10 @@ class StoreBackend(ResultBackend):
         value = Value(key, self._encoder().encode(kept), ttl)
         store = self.store
         outcome = current.outcome_in(store)
-        if outcome is None:
+        later = current.thread.later
+        if outcome is None and later is not None:
+            later.append(lambda: store.set_values([value], now=clock.wall()))
+        elif outcome is None:
             store.set_values([value], now=clock.wall())
         else:
             outcome.values.append(value)

@@ -1,0 +1,621 @@
+"""Results: what actors returned, that they failed, and where that is kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import localq
+from localq import Broker, JSONEncoder, Message, MessageProxy, Middleware
+from localq.brokers import SQLiteBroker
+from localq.clock import clock
+from localq.errors import SkipMessage
+from localq.results import Missing, ResultBackend, ResultFailure, ResultMissing, Results, ResultTimeout
+from localq.results.backends import SQLiteBackend
+from localq.store import Selection
+
+NOW = {"min_backoff": 0, "max_backoff": 0}
+MINUTE = 60_000
+
+
+class DictBackend(ResultBackend):
+    """The least that a backend can be: it cannot wake who waits."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.db: dict[str, Any] = {}
+
+    def _get(self, key: str) -> Any:
+        return self.db.get(key, Missing)
+
+    def _store(self, key: str, result: Any, ttl: int) -> None:
+        self.db[key] = result
+
+
+def make(**fields: Any) -> Message[Any]:
+    given = {"queue_name": "default", "actor_name": "add", "args": (), "kwargs": {}, "options": {}}
+    return Message(**{**given, **fields})
+
+
+@pytest.fixture
+def backend(broker_with_results: Broker) -> ResultBackend:
+    return broker_with_results.get_results_backend()
+
+
+# -- getting
+
+
+def test_a_result_is_there_as_soon_as_the_actor_has_returned(
+    broker_with_results: Broker, start_worker: Callable[..., Any]
+) -> None:
+    @localq.actor
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    start_worker(broker_with_results)
+
+    assert add.send(1, 2).get_result(block=True) == 3
+
+
+def test_what_is_not_there_and_not_waited_for_is_missing(broker_with_results: Broker) -> None:
+    message = make()
+
+    with pytest.raises(ResultMissing, match=r"add\(\) has no result"):
+        message.get_result()
+
+
+@pytest.mark.parametrize("timeout", [0, 100, 300])
+def test_waiting_for_a_result_times_out(broker_with_results: Broker, timeout: int) -> None:
+    began = time.monotonic()
+
+    with pytest.raises(ResultTimeout, match=f"after {timeout} ms"):
+        make().get_result(block=True, timeout=timeout)
+
+    assert timeout / 1000 - 0.001 <= time.monotonic() - began < 10
+
+
+def test_who_waits_is_woken_when_the_result_comes(broker_with_results: Broker, backend: ResultBackend) -> None:
+    messages = [make() for _ in range(3)]
+    waiting = threading.Barrier(4)
+    results: dict[int, Any] = {}
+
+    def wait_for(n: int) -> None:
+        waiting.wait(20)
+        results[n] = messages[n].get_result(block=True, timeout=20_000)
+
+    threads = [threading.Thread(target=wait_for, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    waiting.wait(20)
+    for n in (2, 0, 1):
+        backend.store_result(messages[n], n, MINUTE)
+    for thread in threads:
+        thread.join(20)
+
+    assert results == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, "", [], {}, False, (1, (2, 3)), {"result": 1}, {"exception": None}, {"bare": 1}, b"x", 2**70, {1, 2}],
+)
+def test_every_value_comes_back_as_it_was(
+    broker_with_results: Broker, drain: Callable[..., None], value: Any
+) -> None:
+    message = localq.actor(lambda: value, actor_name="give").send()
+
+    drain(broker_with_results)
+
+    assert message.get_result() == value
+    assert type(message.get_result()) is type(value)
+
+
+def test_a_result_that_looks_like_a_failure_is_a_result(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    value = {"exception": {"type": "RuntimeError", "msg": "not mine"}}
+    message = localq.actor(lambda: value, actor_name="give").send()
+
+    drain(broker_with_results)
+
+    assert message.get_result() == value
+
+
+def test_a_result_can_be_got_again_and_again(broker_with_results: Broker, drain: Callable[..., None]) -> None:
+    message = localq.actor(lambda: 1, actor_name="give").send()
+    drain(broker_with_results)
+
+    assert [message.get_result() for _ in range(3)] == [1, 1, 1]
+
+
+def test_tuples_stay_tuples_and_become_lists_under_json(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    give = localq.actor(lambda: (1, 2), actor_name="give")
+
+    message = give.send()
+    drain(broker_with_results)
+    assert message.get_result() == (1, 2)
+
+    localq.set_encoder(JSONEncoder())
+    message = give.send()
+    drain(broker_with_results)
+    assert message.get_result() == [1, 2]
+
+
+def test_the_result_of_a_delayed_message_is_found_by_either_form_of_its_queue(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    message = localq.actor(lambda: 1, actor_name="give").send_with_options(delay=10)
+    drain(broker_with_results)
+
+    assert message.get_result() == 1
+    assert message.copy(queue_name="default.DQ").get_result() == 1
+
+
+# -- failures
+
+
+def test_a_failure_has_the_type_and_the_text_of_the_exception(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    @localq.actor(max_retries=0)
+    def fail() -> None:
+        raise RuntimeError("failed")
+
+    message = fail.send()
+    drain(broker_with_results)
+
+    for ask in (message.get_result, lambda: message.get_result(block=True)):
+        with pytest.raises(ResultFailure) as failure:
+            ask()
+        assert str(failure.value) == "actor raised RuntimeError: failed"
+        assert (failure.value.orig_exc_type, failure.value.orig_exc_msg) == ("RuntimeError", "failed")
+
+
+def test_a_failure_is_there_only_when_there_are_no_retries_left(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    seen = []
+
+    @localq.actor(max_retries=2, **NOW)
+    def fail() -> None:
+        with pytest.raises(ResultMissing):
+            message.get_result()
+        seen.append(1)
+        raise RuntimeError("failed")
+
+    message = fail.message()
+    broker_with_results.enqueue(message)
+    drain(broker_with_results)
+
+    assert len(seen) == 3
+    with pytest.raises(ResultFailure, match="actor raised RuntimeError: failed"):
+        message.get_result()
+
+
+def test_a_success_after_retries_is_a_result(broker_with_results: Broker, drain: Callable[..., None]) -> None:
+    runs = []
+
+    @localq.actor(**NOW)
+    def work() -> int:
+        runs.append(1)
+        if len(runs) < 3:
+            raise RuntimeError
+        return len(runs)
+
+    message = work.send()
+    drain(broker_with_results)
+
+    assert message.get_result() == 3
+
+
+def test_an_expected_failure_is_there_at_once(broker_with_results: Broker, drain: Callable[..., None]) -> None:
+    @localq.actor(throws=KeyError)
+    def fail() -> None:
+        raise KeyError("known")
+
+    message = fail.send()
+    drain(broker_with_results)
+
+    with pytest.raises(ResultFailure, match="actor raised KeyError: 'known'"):
+        message.get_result()
+
+
+def test_a_failure_is_not_kept_where_results_are_not(broker: Broker, drain: Callable[..., None]) -> None:
+    broker.add_middleware(Results(store_results=False))
+
+    @localq.actor(max_retries=0)
+    def fail() -> None:
+        raise RuntimeError
+
+    message = fail.send()
+    drain(broker)
+
+    with pytest.raises(ResultMissing):
+        message.get_result()
+
+
+def test_a_message_for_an_unknown_actor_fails_with_that(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    broker_with_results.declare_queue("default")
+    message = broker_with_results.enqueue(make(actor_name="nobody"))
+    drain(broker_with_results)
+
+    with pytest.raises(ResultFailure, match="actor raised ActorNotFound: nobody"):
+        message.get_result()
+
+
+def test_the_hook_after_a_failure_does_nothing_for_an_actor_that_nobody_declares(broker: Broker) -> None:
+    backend = DictBackend()
+    results = Results(backend=backend, store_results=True)
+
+    results.after_nack(broker, MessageProxy(make(actor_name="nobody")))
+
+    assert backend.db == {}
+
+
+def test_a_result_that_cannot_be_encoded_is_a_failure_that_says_so(
+    broker_with_results: Broker, drain: Callable[..., None], logged: Callable[[int], list[str]]
+) -> None:
+    message = localq.actor(lambda: {"when": object()}, actor_name="give").send()
+    drain(broker_with_results)
+
+    with pytest.raises(ResultFailure, match=r'actor raised EncodeError: cannot encode result\["when"\]') as failure:
+        message.get_result()
+
+    assert failure.value.orig_exc_type == "EncodeError"
+    assert broker_with_results.store.counts() == {}
+    assert len(logged(logging.ERROR)) == 1
+
+
+# -- skipped messages
+
+
+class Skipping(Middleware):
+    def __init__(self, *, failing: bool) -> None:
+        self.failing = failing
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        if self.failing:
+            message.fail()
+        raise SkipMessage("not today")
+
+
+def test_the_result_of_a_skipped_message_is_none(broker_with_results: Broker, drain: Callable[..., None]) -> None:
+    broker_with_results.add_middleware(Skipping(failing=False))
+    message = localq.actor(lambda: 1, actor_name="give").send()
+    drain(broker_with_results)
+
+    assert message.get_result() is None
+
+
+def test_a_message_that_was_skipped_and_failed_has_that_as_its_failure(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    broker_with_results.add_middleware(Skipping(failing=True))
+    message = localq.actor(lambda: 1, actor_name="give").send()
+    drain(broker_with_results)
+
+    with pytest.raises(ResultFailure, match="actor raised SkipMessage: not today"):
+        message.get_result()
+
+
+def test_a_skipped_message_has_no_result_where_none_are_kept(broker: Broker, drain: Callable[..., None]) -> None:
+    broker.add_middleware(Results(store_results=False))
+    broker.add_middleware(Skipping(failing=False))
+    message = localq.actor(lambda: 1, actor_name="give").send()
+    drain(broker)
+
+    with pytest.raises(ResultMissing):
+        message.get_result()
+
+
+# -- which results are kept, and how long
+
+
+@pytest.mark.parametrize("on_middleware", [False, True])
+@pytest.mark.parametrize("on_actor", [None, False, True])
+@pytest.mark.parametrize("on_message", [None, False, True])
+def test_the_message_decides_then_the_actor_then_the_middleware(
+    make_broker: Callable[..., Broker],
+    drain: Callable[..., None],
+    on_middleware: bool,
+    on_actor: bool | None,
+    on_message: bool | None,
+) -> None:
+    broker = make_broker("memory://", [Results(store_results=on_middleware)])
+    give = localq.actor(lambda: 1, actor_name="give", broker=broker, store_results=on_actor)
+
+    message = give.send_with_options(store_results=on_message)
+    drain(broker)
+
+    kept = on_message if on_message is not None else on_actor if on_actor is not None else on_middleware
+    if kept:
+        assert message.get_result(backend=broker.get_results_backend()) == 1
+    else:
+        with pytest.raises(ResultMissing):
+            message.get_result(backend=broker.get_results_backend())
+
+
+def test_results_are_not_kept_by_default_and_ten_minutes_if_they_are() -> None:
+    results = Results()
+
+    assert (results.store_results, results.result_ttl) == (False, 600_000)
+
+
+@pytest.mark.parametrize("options", [{}, {"result_ttl": 5_000}])
+def test_a_result_is_gone_when_its_time_is_over(
+    broker_with_results: Broker,
+    drain: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, int],
+) -> None:
+    ttl = options.get("result_ttl", 600_000)
+    message = localq.actor(lambda: 1, actor_name="give", **options).send()
+    drain(broker_with_results)
+    now = clock.wall()
+
+    monkeypatch.setattr(clock, "wall", lambda: now + ttl - 2_000)
+    assert message.get_result() == 1
+
+    monkeypatch.setattr(clock, "wall", lambda: now + ttl + 2_000)
+    with pytest.raises(ResultMissing):
+        message.get_result()
+
+
+def test_the_time_to_live_of_a_message_wins(broker_with_results: Broker, drain: Callable[..., None]) -> None:
+    give = localq.actor(lambda: 1, actor_name="give", result_ttl=MINUTE)
+    message = give.send_with_options(result_ttl=1)
+    drain(broker_with_results)
+
+    time.sleep(0.01)
+    with pytest.raises(ResultMissing):
+        message.get_result()
+
+
+def test_results_that_are_over_leave_the_store(
+    broker_with_results: Broker, drain: Callable[..., None], backend: ResultBackend
+) -> None:
+    for _ in range(10):
+        backend.store_result(make(), 1, ttl=1)
+    time.sleep(0.01)
+
+    assert broker_with_results.store.sweep(now=clock.wall()) == 10
+
+
+# -- keys and backends
+
+
+def test_the_key_of_a_result_is_32_hex_digits() -> None:
+    message = make()
+    backend = DictBackend()
+
+    key = backend.build_message_key(message)
+
+    assert re.fullmatch("[0-9a-f]{32}", key)
+    assert key == backend.build_message_key(message.copy(args=(1,), queue_name="default.DQ"))
+    others = [
+        backend.build_message_key(make()),
+        backend.build_message_key(message.copy(actor_name="other")),
+        backend.build_message_key(message.copy(queue_name="other")),
+        DictBackend(namespace="other").build_message_key(message),
+    ]
+    assert len({key, *others}) == 5
+
+
+@pytest.mark.parametrize("message_id", ["x", "", "ä" * 100, "\ud800", 42, "0190a3c4-1234-7000-8000-000000000000"])
+def test_every_message_id_has_a_key(message_id: Any) -> None:
+    key = DictBackend().build_message_key(make(message_id=message_id))
+
+    assert re.fullmatch("[0-9a-f]{32}", key)
+    assert key != DictBackend().build_message_key(make(message_id=message_id, actor_name="other"))
+
+
+def test_the_key_is_readable_with_the_prefix_of_its_namespace() -> None:
+    message = make(queue_name="mail.DQ", message_id="x")
+
+    plain = DictBackend(use_namespace_prefix_keys=True)
+    named = DictBackend(namespace="mine", use_namespace_prefix_keys=True)
+
+    assert plain.build_message_key(message) == "dramatiq-results:mail:add:x"
+    assert named.build_message_key(message) == "mine:mail:add:x"
+
+
+def test_a_bare_value_reads_back_as_that_value(backend: ResultBackend) -> None:
+    message = make()
+
+    for value in (42, "text", [1], None, {"a": 1}, {"bare": 2}):
+        backend._store(backend.build_message_key(message), value, MINUTE)
+        assert backend.get_result(message) == value
+
+
+def test_what_is_under_no_key_is_missing(backend: ResultBackend) -> None:
+    assert backend._get("nothing") is Missing
+    assert repr(Missing) == "Missing"
+
+
+def test_a_backend_with_get_and_store_alone_is_enough(
+    make_broker: Callable[..., Broker], start_worker: Callable[..., Any]
+) -> None:
+    backend = DictBackend()
+    broker = make_broker("memory://", [Results(backend=backend, store_results=True)])
+    give = localq.actor(lambda: 7, actor_name="give", broker=broker)
+
+    with pytest.raises(ResultMissing):
+        give.message().get_result(backend=backend)
+    for timeout in (0, 100):
+        with pytest.raises(ResultTimeout):
+            give.message().get_result(backend=backend, block=True, timeout=timeout)
+    start_worker(broker)
+    assert give.send().get_result(backend=backend, block=True) == 7
+
+
+def test_an_encoder_of_the_backend_is_used_in_the_place_of_the_global_one(
+    make_broker: Callable[..., Broker], tmp_path: Path, drain: Callable[..., None]
+) -> None:
+    backend = SQLiteBackend(tmp_path / "results.db", encoder=JSONEncoder())
+    broker = make_broker("memory://", [Results(backend=backend, store_results=True)])
+    message = localq.actor(lambda: (1, 2), actor_name="give", broker=broker).send()
+    drain(broker)
+
+    assert message.get_result(backend=backend) == [1, 2]
+    backend.store.close()
+
+
+@pytest.mark.parametrize("file", ["jobs.db", "results.db"])
+def test_a_backend_can_be_made_by_hand_on_the_same_or_another_file(
+    tmp_path: Path, file: str, drain: Callable[..., None]
+) -> None:
+    backend = SQLiteBackend(path=tmp_path / file, namespace="mine")
+    broker = SQLiteBroker(path=tmp_path / "jobs.db")
+    broker.add_middleware(Results(backend=backend))
+    localq.set_broker(broker)
+
+    @localq.actor(store_results=True, max_retries=0)
+    def work(ok: bool) -> int:
+        if ok:
+            return 7
+        raise RuntimeError("failed")
+
+    good, bad = work.send(True), work.send(False)
+    drain(broker)
+
+    assert good.get_result() == 7
+    assert good.get_result(backend=SQLiteBackend(tmp_path / file, namespace="mine")) == 7
+    with pytest.raises(ResultFailure, match="actor raised RuntimeError: failed"):
+        bad.get_result()
+    assert (backend.store is broker.store) == (file == "jobs.db")
+    assert broker.get_queue_message_counts("default") == (0, 0, 1)
+    backend.store.close()
+
+
+def test_making_a_backend_touches_no_disk(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "results.db")
+    Results(backend=backend)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the result and the end of its message
+
+
+class Looking(Middleware):
+    """Writes down, around the end of each message, what its result and how many running ones there are."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any, int]] = []
+
+    def look(self, when: str, broker: Broker, message: MessageProxy) -> None:
+        try:
+            result = message.get_result(backend=broker.get_results_backend())
+        except ResultMissing:
+            result = Missing
+        running = broker.store.counts().get("default", {}).get("running", 0)
+        self.seen.append((when, result, running))
+
+    def before_ack(self, broker: Broker, message: MessageProxy) -> None:
+        self.look("before", broker, message)
+
+    def after_ack(self, broker: Broker, message: MessageProxy) -> None:
+        self.look("after", broker, message)
+
+
+def test_a_result_is_visible_exactly_when_its_message_is_done(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    looking = Looking()
+    broker_with_results.add_middleware(looking)
+    localq.actor(lambda: 7, actor_name="give").send()
+
+    drain(broker_with_results)
+
+    assert looking.seen == [("before", Missing, 1), ("after", 7, 0)]
+
+
+def test_a_result_in_another_file_is_written_after_the_end_of_its_message(
+    tmp_path: Path, make_broker: Callable[..., Broker], drain: Callable[..., None]
+) -> None:
+    backend = SQLiteBackend(tmp_path / "results.db")
+    looking = Looking()
+    broker = make_broker(f"sqlite:///{tmp_path}/jobs.db", [Results(backend=backend, store_results=True), looking])
+    message = localq.actor(lambda: 7, actor_name="give", broker=broker).send()
+
+    drain(broker)
+
+    assert looking.seen[0] == ("before", Missing, 1)
+    assert message.get_result(backend=backend) == 7
+    backend.store.close()
+
+
+# -- warnings
+
+
+DISCARDED = "the value has been discarded"
+CONSIDER = "Consider adding the Results middleware"
+
+
+def warned_of(logged: Callable[[int], list[str]], text: str) -> bool:
+    return any(text in line for line in logged(logging.WARNING))
+
+
+def test_a_value_that_nothing_keeps_is_warned_of(
+    broker: Broker, drain: Callable[..., None], logged: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = []
+    monkeypatch.setattr(logging.Logger, "warning", lambda self, text, *args, **kwargs: formats.append(text))
+    localq.actor(lambda: 1, actor_name="give").send()
+
+    drain(broker)
+
+    (text,) = formats
+    assert CONSIDER in text
+
+
+def test_a_value_that_the_results_middleware_does_not_keep_is_warned_of(
+    broker: Broker, drain: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = []
+    monkeypatch.setattr(logging.Logger, "warning", lambda self, text, *args, **kwargs: formats.append(text))
+    broker.add_middleware(Results())
+    localq.actor(lambda: 1, actor_name="give").send()
+
+    drain(broker)
+
+    (text,) = formats
+    assert DISCARDED in text
+
+
+@pytest.mark.parametrize("with_results", [False, True])
+def test_nothing_is_warned_of_when_there_is_no_value_or_it_is_passed_on(
+    broker: Broker, drain: Callable[..., None], logged: Callable[[int], list[str]], with_results: bool
+) -> None:
+    if with_results:
+        broker.add_middleware(Results())
+    nothing = localq.actor(lambda *args: None, actor_name="nothing")
+    give = localq.actor(lambda: 1, actor_name="give")
+
+    nothing.send()
+    (give.message() | nothing.message()).run()
+    drain(broker)
+
+    assert logged(logging.WARNING) == []
+
+
+def test_nothing_is_warned_of_when_the_value_is_kept(
+    broker_with_results: Broker, drain: Callable[..., None], logged: Callable[[int], list[str]]
+) -> None:
+    localq.actor(lambda: 1, actor_name="give").send()
+
+    drain(broker_with_results)
+
+    assert logged(logging.WARNING) == []
+    assert not broker_with_results.store.browse(Selection())
