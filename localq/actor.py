@@ -57,6 +57,11 @@ class Actor(Generic[P, R]):
         self.broker.declare_actor(self)
 
     def check_move_to(self, broker: Broker) -> None:
+        """Refuse what `move_to` could not do.
+
+        Raises:
+          ValueError: an actor of that name is there already, or it has options that nobody knows there.
+        """
         if self.actor_name in broker.actors:
             raise ValueError(f"An actor named {self.actor_name!r} is already registered.")
         check_options(broker, self.actor_name, self.options)

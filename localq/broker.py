@@ -77,6 +77,7 @@ class Broker:
         self.queues: dict[str, Any] = {}
         self.delay_queues: set[str] = set()
         self.on_declare: list[Callable[[], None]] = []
+        """Called when another actor is declared: by workers, which then serve it too."""
         self.actor_options: set[str] = set()
         self.middleware: list[Middleware] = []
         self.is_default = False

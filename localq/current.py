@@ -29,6 +29,7 @@ class _Thread(threading.local):
     outcome: Outcome | None = None
     store: Store | None = None
     later: list[Callable[[], None]] | None = None
+    """What is to be written in other stores, once that outcome is."""
 
 
 thread = _Thread()

@@ -18,6 +18,7 @@ from .errors import (
     RateLimitExceeded,
     Retry,
     SkipMessage,
+    StoreError,
     WorkerCrashed,
     text_of,
 )
@@ -83,8 +84,8 @@ class Execution:
         for write in self._later:
             try:
                 write()
-            except Exception:
-                logger.exception("Cannot write to the other store")
+            except StoreError:
+                logger.exception("Cannot keep what belongs to message %s in another store.", self.message)
         if self.message is not None:
             signal = "nack" if self.message.failed else "ack"
             if self._broker.hooks(f"after_{signal}"):

@@ -95,7 +95,7 @@ class Timekeeper(threading.Thread):
                     pass
             # A bell is never the only hope: look whether somebody sleeps beside waiting messages.
             idle = any(thread.idle for thread in self._threads())
-            if idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.skip):
+            if idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_to_others()):
                 store.wake()
             self._troubled = False
         except StoreError as error:

@@ -144,7 +144,8 @@ class Worker:
     def leave(self) -> None:
         """Sign off from the store: what still runs here goes back to its queue."""
         self._running = False
-        self.broker.on_declare.remove(self._serve_more)
+        if self._serve_more in self.broker.on_declare:
+            self.broker.on_declare.remove(self._serve_more)
         if self.timekeeper is not None:
             self.timekeeper.stop()
         for thread in self.workers:
@@ -176,6 +177,10 @@ class Worker:
             thread.resume()
 
     # -- what its threads have in common
+
+    def left_to_others(self) -> frozenset[str]:
+        """Actors that only other workers declare; one that has been declared here since is not."""
+        return self.skip - self.broker.actors.keys() if self.skip else self.skip
 
     def leave_to_others(self, actor_name: str) -> bool:
         """Whether an actor unknown here is declared by another worker that lives: its messages are

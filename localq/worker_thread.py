@@ -143,16 +143,15 @@ class WorkerThread(threading.Thread):
 
     def _claim(self) -> list[Record]:
         worker = self.worker
-        claim = Claim(worker.id, worker.queues, self._burst, worker.skip - self.broker.actors.keys())
+        claim = Claim(worker.id, worker.queues, self._burst, worker.left_to_others())
         return self._write(_take(self._ended), claim)
 
     def _sleep(self) -> None:
         worker = self.worker
+        skip = worker.left_to_others()
         self.idle = True
         try:
-            self.broker.store.wait(
-                worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=worker.skip - self.broker.actors.keys()
-            )
+            self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=skip)
         finally:
             self.idle = False
 

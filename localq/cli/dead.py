@@ -27,10 +27,8 @@ def selection_options(function: F) -> F:
 
 def list_options(function: F) -> F:
     """The options of a list of dead letters."""
-    text = "How many at most."
-    function = click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help=text)(
-        function
-    )
+    limit = click.IntRange(min=1)
+    function = click.option("--limit", type=limit, default=100, show_default=True, help="At most.")(function)
     function = click.option("--json", "as_json", is_flag=True, help="For programs.")(function)
     return selection_options(function)
 
@@ -38,7 +36,7 @@ def list_options(function: F) -> F:
 @click.group(invoke_without_command=True)
 @list_options
 @click.pass_context
-def dead(ctx: click.Context, **options: Any) -> None:
+def dead(ctx: click.Context, /, **options: Any) -> None:
     """List dead letters, run them again, or remove them."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_dead, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import text_of
 from .middleware import Middleware, option
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Callbacks(Middleware):
         callback = option("on_success" if exception is None else "on_failure", message, actor, None)
         if callback is None:
             return
-        failure = {"type": type(exception).__name__, "message": str(exception)}
-        outcome = result if exception is None else failure
+        outcome = result
+        if exception is not None:
+            outcome = {"type": type(exception).__name__, "message": text_of(exception)}
         broker.get_actor(callback).send(message.asdict(), outcome)

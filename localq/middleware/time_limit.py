@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..broker import Broker, MessageProxy
 
 DEFAULT_TIME_LIMIT = 10 * 60 * 1000
+NEXT_TRY = 20
+"""Milliseconds until an actor is interrupted that is not to be interrupted right now."""
 
 
 class TimeLimitExceeded(Interrupt):
@@ -123,4 +125,4 @@ class TimeLimit(Middleware):
             del self._deadlines[thread]
             self._broker.store.wake()  # so that it also ends our own waits
         else:  # its actor has not begun, or has just ended
-            self._deadlines[thread] = clock.monotonic() + 20
+            self._deadlines[thread] = clock.monotonic() + NEXT_TRY

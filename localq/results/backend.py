@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import current
 from ..clock import Deadline, clock, compute_backoff
 from ..encoder import Encoder
-from ..errors import ResultFailure, ResultMissing, ResultTimeout
+from ..errors import ResultFailure, ResultMissing, ResultTimeout, text_of
 from ..message import get_encoder
 from ..names import q_name
 from ..store import Store, Value
@@ -97,7 +97,7 @@ class ResultBackend(ABC):
 
     def store_exception(self, message: Message[Any], exception: BaseException, ttl: int) -> None:
         """Keep, for `ttl` milliseconds, that the message failed, and by what."""
-        failure = {"type": type(exception).__name__, "msg": str(exception)}
+        failure = {"type": type(exception).__name__, "msg": text_of(exception)}
         self._store(self.build_message_key(message), {"exception": failure}, ttl)
 
     def unwrap_result(self, res: Any) -> Any:
