@@ -182,7 +182,7 @@ class Supervisor:
             return
         if all(worker.ready_at is not None for worker in self._workers.values()):
             self._has_started = True
-            self.logger.info("The pool is up; worker processes: %d.", len(self._workers))
+            self.logger.info("A pool of %d worker processes is up.", len(self._workers))
             if self._pipes is not None:
                 self._pipes.tell(ready=True)
 

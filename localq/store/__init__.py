@@ -8,7 +8,6 @@ one message is one transaction.
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 from ..errors import BrokerError
@@ -24,6 +23,7 @@ from .base import (
     Value,
     WorkerRecord,
 )
+from .database import opening
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
@@ -45,7 +45,6 @@ __all__ = [
 
 SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int}
 
-_lock = threading.Lock()
 _files: dict[tuple[int, int], SQLiteStore] = {}
 _memories: dict[str, MemoryStore] = {}
 
@@ -95,7 +94,7 @@ def sqlite_url(path: str | os.PathLike[str], **options: Any) -> str:
 def _open_sqlite(url: str) -> SQLiteStore:
     path = os.path.realpath(sqlite_path(url))
     options = _options(url)
-    with _lock:
+    with opening:
         store = _find(path)
         if store is None:
             store = SQLiteStore(path, **options)
@@ -136,5 +135,5 @@ def _open_memory(url: str) -> MemoryStore:
     name = url.removeprefix("memory://")
     if not name:
         return MemoryStore(url)
-    with _lock:
+    with opening:
         return _memories.setdefault(name, MemoryStore(url))

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from ..clock import Deadline
+from ..errors import StoreError
 from ..locks import try_lock
 
 SLOTS = 512
@@ -155,7 +156,10 @@ class Bells:
 
 class _Table:
     def __init__(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open {path!r} ({error.strerror}); look at its rights") from error
         try:
             if os.fstat(descriptor).st_size < _SIZE:
                 os.ftruncate(descriptor, _SIZE)

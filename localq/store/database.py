@@ -98,7 +98,9 @@ class Database:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute
-        if execute("PRAGMA schema_version").fetchone()[0] == 0:
+        is_new = self._is_new(connection)  # or it is refused, before anything of it is touched
+        _make_private(self.path)
+        if is_new:
             execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -111,26 +113,32 @@ class Database:
         execute("PRAGMA journal_size_limit = 67108864")
         execute("PRAGMA mmap_size = 0")
         execute("PRAGMA temp_store = MEMORY")
-        self._check_schema(connection)
+        self._bring_up_to_date(connection, is_new)
 
-    def _check_schema(self, connection: sqlite3.Connection) -> None:
+    def _is_new(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file has no tables yet. One that is not for us is refused."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if empty:
-            schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
-            self._apply(connection, schema, SCHEMA_VERSION)
-        elif application != APPLICATION_ID:
+        if application != APPLICATION_ID and not (empty and application == 0):
             raise StoreCorrupt(
                 f"{self.path!r} is a database of another program, not a queue of localq; "
                 "nothing in it was touched; name another file"
             )
-        elif version > SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise StoreCorrupt(
                 f"{self.path!r} has schema {version}, made by a newer localq; this one knows up to "
                 f"{SCHEMA_VERSION}; nothing in it was touched; upgrade localq, or name another file"
             )
-        elif version < SCHEMA_VERSION:
+        return bool(empty)
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection, is_new: bool) -> None:
+        if is_new:
+            schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
+            self._apply(connection, schema, SCHEMA_VERSION)
+            return
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < SCHEMA_VERSION:
             self._back_up(connection, version)
             for old in range(version, SCHEMA_VERSION):
                 self._apply(connection, MIGRATIONS[old], old + 1)
@@ -212,7 +220,7 @@ class _Read:
         shielded().__enter__()
         database._lock.acquire()
         try:
-            return database._connection or self._open()
+            return database.connection() if database._connection is not None else self._open()
         except BaseException as error:
             self._leave(error)
             raise
@@ -247,28 +255,28 @@ class _Read:
 
 
 class _Write:
-    """The connection inside the gate, in one transaction that commits at the end of the block."""
+    """The connection inside the gate, in one transaction that commits at the end of the block.
+
+    A Ctrl-C may be raised on any line of it, and a gate that stayed shut would stop all others:
+    each way out goes through `_let_go`, which can be called again where it was interrupted.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
         database = self._database
-        door = shielded()
-        door.__enter__()
+        shielded().__enter__()
+        inside_already = database.gate.is_inside  # in a signal handler: what is refused must not be undone
         try:
             database.gate.__enter__()
-        except BaseException:
-            door.__exit__(None, None, None)
-            raise
-        database._lock.acquire()
-        try:
+            database._lock.acquire()
             connection = database.connection()
             connection.execute("BEGIN IMMEDIATE")
+            return connection
         except BaseException as error:
-            self.__exit__(type(error), error, None)
+            self._leave(error, not inside_already)
             raise
-        return connection
 
     def __exit__(
         self,
@@ -276,24 +284,40 @@ class _Write:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        database = self._database
-        connection = database._connection
+        failure = exc
         try:
             if exc is None:
-                assert connection is not None
-                connection.execute("COMMIT")
-                database.commits += 1
+                self._database._connection.execute("COMMIT")  # type: ignore[union-attr]
+                self._database.commits += 1
         except BaseException as error:
-            exc = error
-        if connection is not None and connection.in_transaction:
-            connection.execute("ROLLBACK")
-        database._lock.release()
-        database.gate.__exit__(None, None, None)
-        try:
-            if isinstance(exc, sqlite3.Error):
-                raise translate(exc, database.path) from exc
-        finally:
-            shielded().__exit__(None, exc, None)
+            failure = error
+        self._leave(failure, True)
+        if failure is not exc and failure is not None:
+            raise failure  # a Ctrl-C in the middle of the commit
+
+    def _leave(self, failure: BaseException | None, entered: bool) -> None:
+        """Let go of all; raise what SQLite said in our words, or a Ctrl-C that came meanwhile."""
+        late: BaseException | None = None
+        while entered:
+            try:
+                self._let_go()
+                break
+            except KeyboardInterrupt as interrupt:
+                late = interrupt
+        shielded().__exit__(None, failure or late, None)
+        if isinstance(failure, sqlite3.Error):
+            raise translate(failure, self._database.path) from failure
+        if late is not None:
+            raise late
+
+    def _let_go(self) -> None:
+        database = self._database
+        if database._lock._is_owned():  # type: ignore[attr-defined]
+            connection = database._connection
+            if connection is not None and connection.in_transaction:
+                connection.execute("ROLLBACK")
+            database._lock.release()
+        database.gate.leave()
 
 
 def translate(error: sqlite3.Error, path: str) -> StoreError:
@@ -346,15 +370,24 @@ def _create(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        if os.name == "posix" and os.stat(path).st_mode & 0o077:
-            os.chmod(path, 0o600)
+        pass
+
+
+def _make_private(path: str) -> None:
+    if os.name == "posix" and os.stat(path).st_mode & 0o077:
+        os.chmod(path, 0o600)
 
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
 
 
+opening = threading.RLock()
+"""Held while a store is opened, and while a process forks: the child must find it free."""
+
+
 def _before_fork() -> None:
+    opening.acquire()
     _forking[:] = _open_databases
     for database in _forking:
         database.before_fork()
@@ -364,6 +397,10 @@ def _after_fork(in_child: bool) -> None:
     for database in _forking:
         database.after_fork(in_child=in_child)
     _forking.clear()
+    if in_child:
+        opening._at_fork_reinit()  # type: ignore[attr-defined]  # as the standard library does with its own
+    else:
+        opening.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -51,20 +51,25 @@ class Gate:
         self._map: mmap.mmap | None = None
 
     def __enter__(self) -> Gate:
-        if not self._threads.acquire(timeout=self._timeout / 1000):
-            raise self._busy("another thread of this process")
+        try:
+            if not self._threads.acquire(timeout=self._timeout / 1000):
+                raise self._busy("another thread of this process")
+        except BaseException:
+            if self._is_owned() and not self._depth:  # a Ctrl-C that came with the lock
+                self._threads.release()
+            raise
         if self._depth:
             self._threads.release()
             raise StoreError(
                 "the store is in the middle of a write on this same thread: a signal handler "
                 "(or a callback of SQLite) must not use it; set a flag there and act on it later"
             )
+        self._depth = 1
         try:
             self._take()
         except BaseException:
-            self._threads.release()
+            self.leave()
             raise
-        self._depth = 1
         return self
 
     def __exit__(
@@ -73,9 +78,26 @@ class Gate:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._depth = 0
-        unlock(self._descriptor)
-        self._threads.release()
+        self.leave()
+
+    def leave(self) -> None:
+        """Open the gate again; whoever is not inside may call it too, which changes nothing.
+
+        So it can be called once more when a Ctrl-C interrupted it.
+        """
+        if self.is_inside:
+            if self._descriptor >= 0:
+                unlock(self._descriptor)
+            self._depth = 0
+            self._threads.release()
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this thread is inside."""
+        return self._is_owned() and self._depth > 0
+
+    def _is_owned(self) -> bool:
+        return bool(self._threads._is_owned())  # type: ignore[attr-defined]
 
     def _take(self) -> None:
         if self._words is None:
@@ -119,7 +141,10 @@ class Gate:
         return first
 
     def _open(self) -> None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open {self.path!r} ({error.strerror}); look at its rights") from error
         try:
             if os.fstat(descriptor).st_size < SIZE:
                 os.ftruncate(descriptor, SIZE)

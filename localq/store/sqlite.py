@@ -74,7 +74,11 @@ class SQLiteStore(RegistrySQLite):
         self.database = Database(
             path, full=durability == "full", gate_timeout=gate_timeout, busy_timeout=busy_timeout
         )
-        self.bells = Bells(os.path.join(self.database.side, "bells"), self._watch_for_change)
+        try:
+            self.bells = Bells(os.path.join(self.database.side, "bells"), self._watch_for_change)
+        except BaseException:
+            self.database.close()
+            raise
         self.database.forget_in_child = self.bells.forget_in_child
         self._tokens = itertools.count(1)
 

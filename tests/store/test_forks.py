@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+import localq
 from localq.cells import Cells, read_death
 from localq.errors import StoreBusy, StoreError
 from localq.store import Value, WorkerRecord, open_store, sqlite_url
@@ -40,6 +41,7 @@ pytestmark = [
 
 FORK = multiprocessing.get_context("fork")
 NOW = 1_700_000_000_000
+ROOT = Path(localq.__file__).parent.parent
 PATIENCE = 40
 """Seconds after which a program counts as hanging."""
 
@@ -322,7 +324,7 @@ def test_the_processes_of_a_pool_send_as_well(path: str, run: Callable[..., Prog
     assert len(Acknowledged(path).names()) == 102
 
 
-SCRIPT = """
+SCRIPT = r"""
 import os, sys
 from localq.store import Record, open_store
 
@@ -341,7 +343,7 @@ def test_a_script_and_its_fork_may_simply_come_to_their_end(path: str, parent: s
     for _ in range(3):
         ended = subprocess.run(
             [sys.executable, "-W", "error", "-c", SCRIPT, sqlite_url(path), parent],
-            capture_output=True, text=True, timeout=PATIENCE, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=True, cwd=ROOT,
         )  # fmt: skip
         assert (ended.stdout, ended.stderr) == ("acknowledged\n" * 2, "")
     store = SQLiteStore(path)
@@ -368,7 +370,7 @@ def test_starting_programs_loses_nothing(path: str, run: Callable[..., Program])
 # -- several at once
 
 
-MANY_THREADS = """
+MANY_THREADS = r"""
 import os, sys, threading
 from localq.store import Record, open_store
 
@@ -408,7 +410,7 @@ def test_many_threads_may_fork_at_the_same_time(path: str) -> None:
     # A fresh interpreter: here concurrent.futures is imported, which itself keeps forks apart.
     program = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MANY_THREADS, sqlite_url(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=ROOT,
     )  # fmt: skip
     try:
         output, _ = program.communicate(timeout=PATIENCE)
