@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,10 @@ def set_broker(broker: Broker) -> None:
 current.get_broker = get_broker
 
 
+all_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
+"""Every broker of this process, for a pool that looks for its own."""
+
+
 class Broker:
     """Sends messages to a store, and holds the actors and the middleware that belong to them.
 
@@ -80,6 +85,7 @@ class Broker:
         """Called when another actor is declared: by workers, which then serve it too."""
         self.actor_options: set[str] = set()
         self.middleware: list[Middleware] = []
+        all_brokers.add(self)
         self.is_default = False
         """Whether `get_broker` made it, since nobody set one."""
         self.url = url

@@ -84,6 +84,10 @@ class Cells:
     def close(self) -> None:
         """The worker leaves in order: free the lock and remove the file."""
         self.let_go()
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the file alone."""
         Path(self.path).unlink(missing_ok=True)
 
     def let_go(self) -> None:

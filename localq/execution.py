@@ -7,6 +7,9 @@ transaction.
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 from . import current
@@ -145,8 +148,11 @@ class Execution:
                 door.close()
         except BaseException as error:
             door.close()  # an interrupt may have come on the way to the line above
+            _end_if_forked(door, error)
             self._fail_with(error)
             self._log_failure(error)
+        else:
+            _end_if_forked(door, None)
 
     def _fail_with(self, error: BaseException) -> None:
         assert self.message is not None
@@ -219,3 +225,14 @@ class Execution:
             if record.message_id == self._record.message_id:
                 outcome.kind, outcome.retry = RETRY, outcome.puts.pop(place)
                 return
+
+
+def _end_if_forked(door: Interruptible, error: BaseException | None) -> None:
+    """A child that the actor forked, and that came back from it, must not go on as a second worker."""
+    if os.getpid() == door.process:
+        return
+    code = error.code if isinstance(error, SystemExit) else error and 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # whatever the application has put there
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1 if code else 0)

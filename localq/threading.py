@@ -90,6 +90,7 @@ class Interruptible:
 
     def __init__(self, *, by_signal: bool = False) -> None:
         self.thread_id = threading.get_ident()
+        self.process = os.getpid()
         self._by_signal = by_signal
         # Whoever holds it decides about landing: the thread itself while it is shielded,
         # or another one for the moment in which it raises. An RLock knows its owner, so that

@@ -156,6 +156,8 @@ class Worker:
             cells, self.cells = self.cells, None
             if all(_has_ended(thread, 0) for thread in self.workers):
                 cells.close()
+            else:
+                cells.remove()  # a thread still writes in it, and nobody will read it
 
     def join(self) -> None:
         """Wait until its queues have nothing waiting, delayed or running."""

@@ -117,7 +117,10 @@ def worker(
         config.check()
     except PoolError as error:
         raise click.UsageError(str(error)) from error
-    set_up_logging(config)
+    try:
+        set_up_logging(config)
+    except OSError as error:
+        raise click.UsageError(f"cannot write the log file {log_file!r}: {error.strerror}") from error
     with _pid_file(pid_file):
         code = Supervisor(config).run()
     sys.exit(code)

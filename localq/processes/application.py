@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from ..actor import Actor
-from ..broker import Broker, get_broker
-from ..errors import BrokerConnectionError, PoolError
+from ..broker import Broker, all_brokers, get_broker
+from ..errors import BrokerConnectionError, PoolError, StoreError
 from ..location import ENVIRONMENT_VARIABLE
 from .config import PoolConfig
 
@@ -50,14 +50,13 @@ def load_application(config: PoolConfig) -> Broker:
             importlib.import_module(module)
     except ApplicationError:
         raise
-    except BrokerConnectionError as error:
+    except (BrokerConnectionError, StoreError) as error:
         raise ApplicationError(f"cannot reach the broker: {error}", CONNECTION_ERROR) from error
     except BaseException as error:
         raise ApplicationError(f"cannot import {_what(config)}: {type(error).__name__}: {error}") from error
-    broker = broker or get_broker()
     if config.url and not config.app:
-        _check_url(broker, config.url)
-    return broker
+        return _broker_of_pool(config)
+    return broker or get_broker()
 
 
 def _what(config: PoolConfig) -> str:
@@ -98,14 +97,23 @@ def _import_main(main: dict[str, Any]) -> None:
         importing_for_a_pool = False
 
 
-def _check_url(broker: Broker, url: str) -> None:
-    found = broker.location.url
-    if found != url:
+def _broker_of_pool(config: PoolConfig) -> Broker:
+    """The broker that the program started the pool for, as importing its modules has made it here."""
+    here = [broker for broker in (get_broker(), *all_brokers) if broker.location.url == config.url]
+    if not here:
         raise ApplicationError(
-            f"the pool was started for the broker at {url!r}, but importing the program in a fresh process "
-            f"sets {found!r}; set the broker at the top level of the module (localq.connect or set_broker), "
-            "outside of the __main__ guard"
+            f"the pool was started for the broker at {config.url!r}, but importing the program in a fresh process "
+            f"sets {get_broker().location.url!r}; set the broker at the top level of the module (localq.connect or "
+            "set_broker), outside of the __main__ guard"
         )
+    broker = max(here, key=lambda candidate: len(candidate.actors))
+    missing = sorted(set(config.actors) - broker.actors.keys())
+    if missing:
+        raise ApplicationError(
+            f"fresh worker processes cannot find the actor {missing[0]!r}: importing the program does not declare "
+            "it; declare actors at the top level of a module, outside of the __main__ guard"
+        )
+    return broker
 
 
 def preparation_of_main() -> dict[str, Any]:

@@ -31,6 +31,7 @@ class PoolConfig:
       app: ``module``, ``module:attribute`` or ``module:object.attribute`` with the broker; empty for
         the broker of the program that starts the pool.
       modules: what is imported besides.
+      actors: names that must be declared then; see `pool`.
       path: folders that are importable.
       main: how a fresh process finds the starting program's main module, as `multiprocessing` has it.
       url: the store that the broker must have, where no `app` names it.
@@ -43,11 +44,12 @@ class PoolConfig:
       log_level, log_file, skip_logging: how the command line logs.
     """
 
-    processes: int = 0
+    processes: int | None = None
     threads: int = 1
     queues: list[str] = field(default_factory=list)
     app: str = ""
     modules: list[str] = field(default_factory=list)
+    actors: list[str] = field(default_factory=list)
     path: list[str] = field(default_factory=list)
     main: dict[str, Any] | None = None
     url: str = ""
@@ -62,7 +64,7 @@ class PoolConfig:
     skip_logging: bool = False
 
     def __post_init__(self) -> None:
-        if not self.processes:
+        if self.processes is None:
             self.processes = available_cores()
 
     def check(self) -> None:

@@ -36,6 +36,7 @@ class Pool:
         self._broker = broker
         self.config = config
         self._supervisor: Launched | None = None
+        self._host = os.getpid()
 
     @property
     def broker(self) -> Broker:
@@ -91,6 +92,7 @@ class Pool:
         _check_that_actors_can_be_found(broker)
         config.main = application.preparation_of_main()
         config.modules = sorted({module for module in _modules_of(broker) if module != "__main__"})
+        config.actors = sorted(broker.actors)
         config.url = broker.location.url
         return launch(supervise, config, "spawn")
 
@@ -117,8 +119,8 @@ class Pool:
         processes. What did not come to its end is waiting again. Stopping twice does no harm; a
         KeyboardInterrupt meanwhile kills the processes at once.
         """
-        if self._supervisor is None:
-            return
+        if self._supervisor is None or self._host != os.getpid():
+            return  # a child that the program forked may leave the block too: the pool is its parent's
         self._supervisor.order(STOP)
         try:
             self._wait_for_end()
@@ -186,9 +188,9 @@ def pool(
       PoolError: a value that cannot be; the text names all of them.
     """
     config = PoolConfig(
-        processes=processes if processes is not None else 0,
+        processes=processes,
         threads=threads,
-        queues=list(queues),
+        queues=[queues] if isinstance(queues, str) else list(queues),
         start_method=start_method or default_start_method(),
         shutdown_timeout=shutdown_timeout,
         max_crashes=max_crashes,

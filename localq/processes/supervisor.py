@@ -79,7 +79,7 @@ class Supervisor:
         self._listen()
         if self.config.preload and child.preloaded is None and not self._preload():
             return self.status
-        for slot in range(self.config.processes):
+        for slot in range(self.config.processes or 1):
             self._start(slot)
         while self._workers or self._due:
             self._wait_for_news()
