@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -65,6 +65,8 @@ class Worker:
         self.skip: frozenset[str] = frozenset()
         """Actors that only other workers declare: their messages are left to those."""
         self.interrupts_by_signal = False
+        self.before_join: Callable[[str], None] = lambda path: None
+        """Called with the path of its cells before the store hears of this worker."""
         self._only = None if queues is None else {q_name(name) for name in queues}
         self._supervisor = supervisor
         self._pool = pool
@@ -109,6 +111,7 @@ class Worker:
         if path is not None:
             # Before the store hears of this worker: from then on a free lock means death.
             self.cells = Cells(path, self.worker_threads, self._supervisor)
+            self.before_join(path)
         actors = sorted(self.broker.get_declared_actors())
         record = WorkerRecord(name, os.getpid(), self.queues, actors, self.worker_threads, self._pool)
         self.id = store.join(record, now=clock.wall())

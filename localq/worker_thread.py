@@ -21,7 +21,7 @@ from .errors import StoreError, text_of
 from .execution import Execution
 from .logging import get_logger
 from .store import Claim, Outcome, Record
-from .store.base import DEAD, RELEASE
+from .store.base import ALONE, DEAD, RELEASE
 from .threading import Interrupt, Interruptible
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ class WorkerThread(threading.Thread):
         try:
             with worker.turn_for(record):
                 self._execute(record)
+                if record.lane == ALONE:
+                    self.give_back()  # written before the next suspect may end this process
         except Interrupt:
             # It landed outside the actor after all, between two of our own lines.
             self.logger.warning("Message %s was interrupted too late; it runs again.", record.message_id)

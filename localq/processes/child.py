@@ -39,15 +39,17 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
     try:
         broker = preloaded or load_application(config)
         worker = _worker(broker, config, supervisor)
+        # The supervisor must know where to write how this process ended before there is anything to
+        # give back.
+        worker.before_join = lambda path: pipes.tell(cells=path)
         _boot(broker, worker)
     except LocalqError as error:
         failure = failure_of(error)
         pipes.tell(**failure)
         return int(failure["code"])
-    assert worker.cells is not None
     ears = _Ears(pipes, worker, config)
     ears.start()
-    pipes.tell(ready=True, cells=worker.cells.path)
+    pipes.tell(ready=True)
     logger.info("Worker process is ready for action.")
     _work(worker)
     ears.join()

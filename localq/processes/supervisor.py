@@ -171,8 +171,10 @@ class Supervisor:
                 self._selector.unregister(worker.process.report)
             return
         for report in reports:
-            if report.get("ready"):
-                worker.cells, worker.ready_at = report["cells"], clock.monotonic()
+            if "cells" in report:
+                worker.cells = report["cells"]
+            elif report.get("ready"):
+                worker.ready_at = clock.monotonic()
                 self._note_ready()
             elif "failed" in report:
                 worker.failure = report
