@@ -45,10 +45,9 @@ from .logging import get_logger
 from .message import Message, get_encoder, set_encoder
 from .middleware import Middleware
 from .processes.pool import Pool, pool
+from .version import __version__
 from .worker import Worker
 from .worker_thread import WorkerThread
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Actor",
@@ -79,6 +78,7 @@ __all__ = [
     "Worker",
     "WorkerCrashed",
     "WorkerThread",
+    "__version__",
     "actor",
     "broker",
     "connect",

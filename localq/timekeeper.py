@@ -18,6 +18,8 @@ from .worker_thread import OVERRUN
 if TYPE_CHECKING:
     from .worker import Worker
 
+PATIENCE = 30.0
+"""Seconds that `stop` waits for a look that waits for the gate itself."""
 SWEEP_INTERVAL = 30_000
 """Milliseconds between two looks for what has expired."""
 
@@ -51,8 +53,10 @@ class Timekeeper(threading.Thread):
         self._calls.put(True)
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; returns when it looks at nothing any more."""
         self._calls.put(False)
+        if self.is_alive() and self is not threading.current_thread():
+            self.join(PATIENCE)
 
     def run(self) -> None:
         """Sleep until there is something to watch, look, and so on."""

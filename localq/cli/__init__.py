@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import LocalqError
+from ..version import __version__
 from .dead import dead
 from .inspect import info, status
 from .worker import worker

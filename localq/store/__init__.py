@@ -75,7 +75,7 @@ def sqlite_path(url: str) -> str:
     from urllib.parse import unquote  # with what it imports: dear at the start of a program
 
     path = unquote(url.removeprefix("sqlite://").partition("?")[0])
-    if not path.startswith("/") or len(path) < 2 or path == "/:memory:":
+    if not path.startswith("/") or len(path) < 2 or path == "/:memory:" or "\0" in path:
         raise BrokerError(
             f"{url!r} names no file; write three slashes before a relative path (sqlite:///jobs.db), four "
             "before an absolute one, and memory:// for a store without a file"
@@ -101,6 +101,11 @@ def _open_sqlite(url: str) -> SQLiteStore:
             status = os.stat(path)
             _files[status.st_dev, status.st_ino] = store
         else:
+            if options.get("durability", store.durability) != store.durability:
+                raise BrokerError(
+                    f"{path!r} is open in this process with durability {store.durability!r} already; "
+                    "open it with the same one everywhere"
+                )
             store.users += 1
         return store
 
@@ -112,6 +117,8 @@ def _options(url: str) -> dict[str, Any]:
     for name, text in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         try:
             options[name] = SQLITE_OPTIONS[name](text)
+            if SQLITE_OPTIONS[name] is int and options[name] < 0:
+                raise ValueError
         except KeyError:
             known = ", ".join(SQLITE_OPTIONS)
             raise BrokerError(f"{url!r} has an option {name!r} that nobody knows; there are: {known}") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import time
 
 import localq
 from localq.encoder import JSONEncoder, MsgpackEncoder
-from localq.store.base import DEAD, WAITING
+from localq.store.base import DEAD, WAITING, Claim, Outcome, WorkerRecord
 
 from .support import Lab, both_start_methods, wait_until
 
@@ -207,3 +209,15 @@ def test_two_pools_of_different_actors_whose_senders_came_first(lab: Lab) -> Non
     assert lab.states() == {}
     assert [lab.result(message) for message in messages] == [number for number in range(50) for _ in "ab"]
     first.stop(), second.stop()
+
+
+def test_a_burial_that_is_written_after_the_worker_that_knows_the_actor_has_joined_is_none(lab: Lab) -> None:
+    # The other order than above: the message is claimed, then such a worker joins, then it is buried.
+    store, now = lab.broker.store, time.time_ns() // 1_000_000
+    message = lab.send("later", 1)
+    ignorant = store.join(WorkerRecord("ignorant", os.getpid(), ["default"], ["add"]), now=now)
+    (claimed,) = store.claim(Claim(ignorant, ["default"]), now=now)
+    knowing = store.join(WorkerRecord("knowing", os.getpid(), ["default"], ["later"]), now=now)
+    store.finish([Outcome(claimed, DEAD, "ActorNotFound: later")], now=now)
+    assert lab.record(message).state == WAITING
+    store.leave(ignorant, now=now), store.leave(knowing, now=now)

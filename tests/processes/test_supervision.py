@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import time
 from pathlib import Path
 
 from localq.store.base import RUNNING, WAITING
 
-from .support import Lab, Program, both_start_methods, wait_until
+from .support import DEADLINE, Lab, Program, both_start_methods, wait_until
 
 pytestmark = both_start_methods
 
@@ -206,18 +206,23 @@ def test_a_worker_that_is_killed_while_it_imports_is_replaced(lab: Lab) -> None:
 def test_workers_that_are_killed_while_they_join_are_forgotten(lab: Lab) -> None:
     workers = lab.folder / "jobs.db.localq" / "workers"
     lab.states()  # makes the folder
-    pool = lab.start("tasks", "-p", "4")
-    for count in range(1, 5):
-        wait_until(lambda count=count: len(list(workers.iterdir())) >= count)
-        for pid in lab.processes().keys() - {pool.pid}:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    pool = lab.start("tasks", "-p", "1")
+    children, seen = Path(f"/proc/{pool.pid}/task/{pool.pid}/children"), set[str]()
+    for _ in range(2):
+        # No nap in between: from its file's appearance to its being ready it takes milliseconds.
+        deadline = time.monotonic() + DEADLINE
+        while not (fresh := set(os.listdir(workers)) - seen):
+            assert time.monotonic() < deadline
+        (worker,) = children.read_text().split()
+        os.kill(int(worker), signal.SIGKILL)
+        seen |= fresh
 
-    living = lab.wait_for_workers(4)
+    assert lab.result(lab.send("add", 1, 2)) == 3
 
+    (living,) = lab.workers()
     wait_until(
-        lambda: {worker.pid for worker in lab.broker.store.workers()} == living,
-        why=f"only {living} are registered: {lab.broker.store.workers()}",
+        lambda: [worker.pid for worker in lab.broker.store.workers()] == [living],
+        why=f"only {living} is registered: {lab.broker.store.workers()}",
     )
     pool.stop()
 
