@@ -79,7 +79,7 @@ class Launched:
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def _end_what_it_left(self) -> None:
-        """If it has crashed, end its session too: the programs that its task had started."""
+        """When it has ended, end its session too: programs that its tasks started and left behind."""
         if not hasattr(os, "waitid"):
             return
         try:
@@ -87,7 +87,7 @@ class Launched:
             end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if end is not None and (end.si_code != os.CLD_EXITED or end.si_status):
+        if end is not None:
             self.kill_session()
 
     def kill_session(self) -> None:

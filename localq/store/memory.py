@@ -418,7 +418,9 @@ class MemoryStore(Store):
             self._remove(record)
             return
         self._exit(record)
-        if outcome.kind == RELEASE:
+        unknown = outcome.kind == DEAD and (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
+        found = unknown and any(record.actor in worker.actors for worker in self._workers.values())
+        if outcome.kind == RELEASE or found:
             _give_back(record)
         elif outcome.kind == DEAD:
             record.state, record.reason, record.died_at = DEAD, outcome.reason, now

@@ -28,6 +28,7 @@ from .base import (
     RETRY,
     RUNNING,
     STATES,
+    UNKNOWN_ACTOR,
     WAITING,
     Claim,
     Outcome,
@@ -174,7 +175,7 @@ class SQLiteStore(RegistrySQLite):
         """Bury, retry or release one message; False if it is not this claim's any more."""
         record = outcome.record
         this_claim = (record.sequence, record.owner, record.claim)
-        if outcome.kind == RELEASE:
+        if outcome.kind == RELEASE or self._has_found_its_actor(connection, outcome):
             return connection.execute(sql.RELEASE, this_claim).rowcount == 1
         if outcome.kind == DEAD:
             return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
@@ -193,6 +194,13 @@ class SQLiteStore(RegistrySQLite):
             connection.execute(sql.DELETE_PAYLOAD, (record.sequence,))
         return True
 
+    def _has_found_its_actor(self, connection: sqlite3.Connection, outcome: Outcome) -> bool:
+        """Whether it is to be buried for an unknown actor, and a worker that knows it has just joined:
+        that one looked for dead letters before this was one."""
+        if outcome.kind != DEAD or not (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:"):
+            return False
+        return bool(connection.execute(sql.DECLARED, (outcome.record.actor,)).fetchone()[0])
+
     def _tell(self, written: list[Outcome], called_back: list[Record]) -> None:
         self._ring(called_back)
         for outcome in written:
@@ -200,7 +208,7 @@ class SQLiteStore(RegistrySQLite):
                 self._ring(outcome.puts)
             for value in outcome.values:
                 self.bells.ring_value(value.key)
-            if outcome.kind == RELEASE:
+            if outcome.kind in (RELEASE, DEAD):  # DEAD: see _has_found_its_actor
                 self.bells.ring(outcome.record.queue)
             elif outcome.retry is not None:
                 self.bells.ring(outcome.retry.queue)

@@ -122,6 +122,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?)"""
 LEAVE = "DELETE FROM worker WHERE id = ? RETURNING id"
 WORKERS = "SELECT name, pid, queues, actors, threads, pool, joined_at, id FROM worker ORDER BY id"
 
+DECLARED = """
+SELECT EXISTS (SELECT 1 FROM worker, json_each(worker.actors) AS declared WHERE declared.value = ?)"""
+
 LOST = f"""
 SELECT {COLUMNS} FROM message
 WHERE state = 'dead' AND reason GLOB 'ActorNotFound:*'
