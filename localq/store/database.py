@@ -172,12 +172,9 @@ class Database:
 
     def close(self) -> None:
         """Close the connection, and the gate's file; the next use opens both again."""
-        with self._lock:
-            if self._connection is None or self._owner != os.getpid():
-                self.gate.close()
-                return
-        with self.gate, self._lock:  # the last one to close checkpoints
-            self._close_connection()
+        if self._connection is not None and self._owner == os.getpid():
+            with self.gate, self._lock:  # the last one to close checkpoints
+                self._close_connection()
         self.gate.close()
 
     def _close_connection(self) -> None:
