@@ -27,7 +27,7 @@ import localq
 HOUSE = Path(localq.__file__).parent
 
 FLOORS = (
-    "version errors clock current cells locks names dramatiq_alias logging threading asyncio",
+    "version errors clock current cells late_imports locks names dramatiq_alias logging threading asyncio",
     "encoder composition message store location",
     "rate_limits",
     "middleware",

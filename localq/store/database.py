@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import StoreBusy, StoreCorrupt, StoreError, UnsafeLocation
+from ..late_imports import import_all_before_fork
 from ..threading import shielded
 from .gate import Gate
 
@@ -60,13 +61,14 @@ class Database:
         self.forget_in_child: Callable[[], None] = lambda: None
         self.write = _Write(self)
         self.read = _Read(self)
+        with opening:  # before anything is open, so that no fork overlooks it
+            _open_databases.add(self)
         try:
             with self.write:
                 pass
         except BaseException:
             self.close()
             raise
-        _open_databases.add(self)
 
     def connection(self) -> sqlite3.Connection:
         """The connection, made if need be. Call it with the lock held."""
@@ -217,12 +219,14 @@ class _Read:
         shielded().__enter__()
         database._lock.acquire()
         try:
-            return database.connection() if database._connection is not None else self._open()
+            while database._connection is None:  # again, if somebody closed it in between
+                self._open()
+            return database.connection()
         except BaseException as error:
             self._leave(error)
             raise
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
         # Opening may write (recovery, or the schema), so it goes through the gate; and the gate
         # always comes before the lock.
         database = self._database
@@ -232,7 +236,6 @@ class _Read:
                 pass
         finally:
             database._lock.acquire()
-        return database.connection()
 
     def __exit__(
         self,
@@ -384,6 +387,7 @@ opening = threading.RLock()
 
 
 def _before_fork() -> None:
+    import_all_before_fork()
     opening.acquire()
     _forking[:] = _open_databases
     for database in _forking:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 ROOT = Path(localq.__file__).resolve().parents[1]
 APPS = Path(__file__).resolve().parent / "apps"
+
+DIES_WITH_THE_TESTS = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+"""What a program is started by, so that none goes on for ever when the tests themselves are killed."""
 
 DEADLINE = 30
 """Seconds after which a wait has failed: long, since machines that run tests are busy."""
@@ -170,7 +174,7 @@ class Lab:
         return self._start(list(arguments), "python", env)
 
     def _start(self, arguments: list[str], name: str, env: dict[str, str]) -> Program:
-        command = [sys.executable, *arguments]
+        command = [*DIES_WITH_THE_TESTS, sys.executable, *arguments]
         program = Program(command, self.folder, {**self.env, **env}, f"{name}{len(self.programs)}")
         self.programs.append(program)
         return program

@@ -18,6 +18,7 @@ forks = pytest.mark.parametrize(
         "multiprocessing_by_spawn",
         "a_pool_of_multiprocessing",
         "forks_while_a_thread_sends",
+        "forks_while_a_thread_sends_for_the_first_time",
     ],
 )
 """The names of functions in apps/forks.py; each sends the numbers from 0 to 399."""

@@ -106,7 +106,13 @@ def a_pool_of_multiprocessing():
 
 
 def forks_while_a_thread_sends():
-    sender = threading.Thread(target=send, args=(0, 300))
+    send(0, 1)
+    forks_while_a_thread_sends_for_the_first_time(1)
+
+
+def forks_while_a_thread_sends_for_the_first_time(first_number=0):
+    # Nothing is imported or opened yet: the thread does that while the forks happen.
+    sender = threading.Thread(target=send, args=(first_number, 300 - first_number))
     sender.start()
     for first in range(300, 400, 20):
         child = os.fork()
@@ -127,6 +133,7 @@ FORKS = [
     multiprocessing_by_spawn,
     a_pool_of_multiprocessing,
     forks_while_a_thread_sends,
+    forks_while_a_thread_sends_for_the_first_time,
 ]
 BY_NAME = {function.__name__: function for function in FORKS}
 
