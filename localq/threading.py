@@ -12,6 +12,7 @@ a blocking call. Elsewhere CPython raises it between two bytecodes.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums: those take longer than the call
 import contextlib
 import ctypes
 import os
@@ -199,9 +200,47 @@ class _NoDoor:
 _no_door = _NoDoor()
 
 
-def shielded() -> Interruptible | _NoDoor:
+class _CtrlC:
+    """What shields a main thread without a door: while it is entered, Ctrl-C waits.
+
+    Python raises KeyboardInterrupt between any two bytecodes, also on the way out of a `finally`.
+    So another handler takes the signal meanwhile, for the price of two system calls a write.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._before: Any = None
+        self._heard = False
+
+    def __enter__(self) -> None:
+        if not self._depth:
+            self._heard = False
+            # One that was there before is raised by this very call, which then changes nothing.
+            self._before = _signal.signal(signal.SIGINT, self._hear)
+        self._depth += 1
+
+    def _hear(self, signum: int, frame: Any) -> None:
+        self._heard = True
+
+    def __exit__(self, *exc: object) -> None:
+        self._depth -= 1
+        if not self._depth and self._before is not None:
+            _signal.signal(signal.SIGINT, self._before)
+            if self._heard:
+                self._heard = False
+                signal.raise_signal(signal.SIGINT)
+
+
+_ctrl_c = _CtrlC()
+
+
+def shielded() -> Interruptible | _NoDoor | _CtrlC:
     """A context in which no interrupt lands on this thread; one that comes waits for its end."""
-    return _doors.get(threading.get_ident(), _no_door)
+    thread = threading.get_ident()
+    door = _doors.get(thread)
+    if door is not None:
+        return door
+    return _ctrl_c if thread == threading.main_thread().ident else _no_door
 
 
 def install_signal_handler() -> bool:

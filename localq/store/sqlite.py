@@ -264,7 +264,7 @@ class SQLiteStore(RegistrySQLite):
         """Milliseconds until there is something to claim, as far as is known now; None: for ever."""
         with self.database.read as connection:
             statement = sql.claimable(len(queues), len(skip))
-            if connection.execute(statement, (*queues, *skip)).fetchone()[0]:
+            if queues and connection.execute(statement, (*queues, *skip)).fetchone()[0]:
                 return 0
             if not queues:
                 return None

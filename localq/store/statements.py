@@ -24,7 +24,7 @@ DELETE_PAYLOAD = "DELETE FROM payload WHERE sequence = ?"
 CLAIM_SUSPECT = f"""
 UPDATE message SET state = 'running', owner = ?, claim = ?, claimed_at = ?, attempts = attempts + 1
 WHERE sequence = (
-  SELECT sequence FROM message
+  SELECT sequence FROM message INDEXED BY waiting
   WHERE state = 'waiting' AND lane = 'alone' AND queue IN (SELECT value FROM json_each(?))
     AND actor NOT IN (SELECT value FROM json_each(?))
   ORDER BY priority, position LIMIT 1)
@@ -46,10 +46,10 @@ UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts 
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
 COUNTS = """
-SELECT queue, 'waiting', count(*) FROM message WHERE state = 'waiting' GROUP BY queue UNION ALL
-SELECT queue, 'delayed', count(*) FROM message WHERE state = 'delayed' GROUP BY queue UNION ALL
-SELECT queue, 'running', count(*) FROM message WHERE state = 'running' GROUP BY queue UNION ALL
-SELECT queue, 'dead',    count(*) FROM message WHERE state = 'dead'    GROUP BY queue UNION ALL
+SELECT queue, 'waiting', count(*) FROM message INDEXED BY waiting WHERE state = 'waiting' GROUP BY queue UNION ALL
+SELECT queue, 'delayed', count(*) FROM message INDEXED BY delayed WHERE state = 'delayed' GROUP BY queue UNION ALL
+SELECT queue, 'running', count(*) FROM message INDEXED BY running WHERE state = 'running' GROUP BY queue UNION ALL
+SELECT queue, 'dead',    count(*) FROM message INDEXED BY dead WHERE state = 'dead'    GROUP BY queue UNION ALL
 SELECT queue, state,     count(*) FROM message WHERE state IN ('held', 'cancelled')
                                                GROUP BY queue, state"""
 
@@ -77,7 +77,7 @@ def claim(queues: int, skip: int) -> str:
     """
     skipped = f"AND actor NOT IN ({_marks(skip)})" if skip else ""
     one = f"""SELECT * FROM (
-      SELECT sequence, priority, position FROM message
+      SELECT sequence, priority, position FROM message INDEXED BY waiting
       WHERE state = 'waiting' AND lane = 'thread' AND queue = ? {skipped}
       ORDER BY priority, position LIMIT ?)"""
     return f"""
@@ -93,7 +93,7 @@ def claimable(queues: int, skip: int) -> str:
     """Whether there is anything that `claim` would take."""
     skipped = f"AND actor NOT IN ({_marks(skip)})" if skip else ""
     return f"""
-SELECT EXISTS (SELECT 1 FROM message WHERE state = 'waiting' AND lane IN ('thread', 'alone')
+SELECT EXISTS (SELECT 1 FROM message INDEXED BY waiting WHERE state = 'waiting' AND lane IN ('thread', 'alone')
                                        AND queue IN ({_marks(queues)}) {skipped})"""
 
 
@@ -126,7 +126,7 @@ DECLARED = """
 SELECT EXISTS (SELECT 1 FROM worker, json_each(worker.actors) AS declared WHERE declared.value = ?)"""
 
 LOST = f"""
-SELECT {COLUMNS} FROM message
+SELECT {COLUMNS} FROM message INDEXED BY dead
 WHERE state = 'dead' AND reason GLOB 'ActorNotFound:*'
   AND actor IN (SELECT value FROM json_each(?))
   AND (?2 = '[]' OR queue IN (SELECT value FROM json_each(?2)))"""

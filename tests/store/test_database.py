@@ -610,6 +610,44 @@ def test_a_full_disk_is_an_error_and_what_was_accepted_stays(store: SQLiteStore)
     assert is_intact(store)
 
 
+# -- interrupted by Ctrl-C
+
+
+def put_until_interrupted(path: str, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    store, round_ = SQLiteStore(path), 0
+    while connection.recv() == "go":
+        stored: list[str] = []
+        try:
+            connection.send("begun")
+            while True:
+                name = f"{round_} {len(stored)}"
+                store.put([message(name)], now=NOW)
+                stored.append(name)
+        except KeyboardInterrupt:
+            connection.send(stored)
+        round_ += 1
+
+
+def test_ctrl_c_in_the_middle_of_a_put_is_heard_and_leaves_nothing_half_done(
+    path: str, open_at: Open, start: Callable[..., Any]
+) -> None:
+    store = open_at(gate_timeout=1000)
+    process, connection = start(put_until_interrupted, path)
+    for round_ in range(200):
+        connection.send("go")
+        connection.recv()
+        time.sleep(0.000_5 + round_ % 20 * 0.000_1)  # somewhere in the middle
+        os.kill(process.pid, signal.SIGINT)
+        assert connection.poll(20), "it goes on as if nothing had been said"
+        acknowledged = connection.recv()
+        # While the other one does nothing: it must not have kept the gate.
+        kept = ids(store.claim(Claim(1, ["q"], 10**6), now=NOW))
+        assert kept[: len(acknowledged)] == acknowledged
+        assert len(kept) <= len(acknowledged) + 1
+    assert is_intact(store)
+
+
 # -- how it is searched
 
 WORKER = 7
@@ -629,7 +667,7 @@ def fill(store: SQLiteStore) -> None:
     store.set_values([Value(f"k{n}", b"v", n % 7) for n in range(2000)], now=NOW)
 
 
-@pytest.fixture(params=["as it is"])
+@pytest.fixture(params=["as it is", "after ANALYZE"])
 def full_store(store: SQLiteStore, request: pytest.FixtureRequest) -> SQLiteStore:
     fill(store)
     if request.param == "after ANALYZE":
