@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 
-LATE = ("asyncio", "decimal", "filelock", "platformdirs", "sqlite3", "urllib.parse", "uuid", "zoneinfo")
+LATE = ("asyncio", "decimal", "platformdirs", "sqlite3", "urllib.parse", "uuid", "zoneinfo")
 
 
 def import_all_before_fork() -> None:

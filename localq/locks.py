@@ -1,30 +1,39 @@
 """The operating system's lock on a file: ours until it is freed, or until this process dies.
 
-The one place that knows the platform, by way of `filelock`: `flock` on POSIX,
-`LockFileEx` on the first byte on Windows (so what is read by others lies past
-it). A descriptor that a forked child inherits shares the lock: let go of it there.
+The one place that knows the platform: `flock` on POSIX, straight from the
+standard library (`filelock` has its own ideas of what happens at a fork, and
+when it is first imported in the middle of one its locks are left held);
+`LockFileEx` by way of `filelock` on Windows, on the first byte, so that what is
+read by others lies past it. A descriptor that a forked child inherits shares
+the lock: let go of it there.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+import sys
 
+if sys.platform == "win32":
+    from filelock import lock_descriptor, unlock_descriptor
 
-def try_lock(descriptor: int) -> bool:
-    """Take the lock on an open file, without waiting; say whether it is ours now."""
-    return bool(_filelock().lock_descriptor(descriptor, blocking=False))
+    def try_lock(descriptor: int) -> bool:
+        """Take the lock on an open file, without waiting; say whether it is ours now."""
+        return bool(lock_descriptor(descriptor, blocking=False))
 
+    def unlock(descriptor: int) -> None:
+        """Free the lock."""
+        unlock_descriptor(descriptor)
 
-def unlock(descriptor: int) -> None:
-    """Free the lock."""
-    _filelock().unlock_descriptor(descriptor)
+else:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
+    def try_lock(descriptor: int) -> bool:
+        """Take the lock on an open file, without waiting; say whether it is ours now."""
+        try:
+            flock(descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
-@cache
-def _filelock() -> Any:
-    # Imported when the first lock is taken: it costs every program 30 ms at its start otherwise,
-    # also those that only declare actors.
-    import filelock
-
-    return filelock
+    def unlock(descriptor: int) -> None:
+        """Free the lock."""
+        flock(descriptor, LOCK_UN)

@@ -17,12 +17,11 @@ import weakref
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 
-from ..errors import StoreBusy, StoreCorrupt, StoreError, UnsafeLocation
+from ..errors import StoreCorrupt, StoreError, UnsafeLocation
 from ..late_imports import import_all_before_fork
-from ..threading import shielded
 from .gate import Gate
+from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
 MIGRATIONS: dict[int, str] = {}
@@ -54,13 +53,13 @@ class Database:
         self._busy_timeout = busy_timeout
         _prepare_folder(path, self.side)
         self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
+        self.lock = FairLock()
+        self.open_connection: sqlite3.Connection | None = None
         self._owner = os.getpid()
         self.commits = 0
         self.forget_in_child: Callable[[], None] = lambda: None
-        self.write = _Write(self)
-        self.read = _Read(self)
+        self.write = Write(self)
+        self.read = Read(self)
         with opening:  # before anything is open, so that no fork overlooks it
             _open_databases.add(self)
         try:
@@ -72,14 +71,14 @@ class Database:
 
     def connection(self) -> sqlite3.Connection:
         """The connection, made if need be. Call it with the lock held."""
-        if self._connection is None:
-            self._connection = self._connect()
+        if self.open_connection is None:
+            self.open_connection = self._connect()
         elif self._owner != os.getpid():
             raise StoreError(
                 f"this process was forked while {self.path!r} could not be closed (the gate was held), "
                 "so it cannot use it safely; start a fresh process instead"
             )
-        return self._connection
+        return self.open_connection
 
     def _connect(self) -> sqlite3.Connection:
         _create(self.path)
@@ -174,15 +173,15 @@ class Database:
 
     def close(self) -> None:
         """Close the connection, and the gate's file; the next use opens both again."""
-        if self._connection is not None and self._owner == os.getpid():
-            with self.gate, self._lock:  # the last one to close checkpoints
-                self._close_connection()
+        if self.open_connection is not None and self._owner == os.getpid():
+            with self.gate, self.lock:  # the last one to close checkpoints
+                self.close_connection()
         self.gate.close()
 
-    def _close_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def close_connection(self) -> None:
+        if self.open_connection is not None:
+            self.open_connection.close()
+            self.open_connection = None
 
     # SQLite keeps a table of its locks for the whole process. A child that inherited an open
     # connection would hold no locks, even on connections of its own, and acknowledged commits
@@ -190,155 +189,22 @@ class Database:
 
     def before_fork(self) -> None:
         self.gate.before_fork()
-        self._lock.acquire()
-        if self._connection is not None and self._owner == os.getpid():
+        self.lock.acquire()
+        if self.open_connection is not None and self._owner == os.getpid():
             try:
                 with self.gate:
-                    self._close_connection()
+                    self.close_connection()
             except StoreError:
                 pass  # the child is told when it uses the store: see connection()
         self.gate.close()
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
-            self._lock = threading.RLock()
+            self.lock = FairLock()
             self.forget_in_child()
         else:
-            self._lock.release()
+            self.lock.release()
         self.gate.after_fork(in_child=in_child)
-
-
-class _Read:
-    """The connection, for reading: every statement is a transaction of its own."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __enter__(self) -> sqlite3.Connection:
-        database = self._database
-        shielded().__enter__()
-        database._lock.acquire()
-        try:
-            while database._connection is None:  # again, if somebody closed it in between
-                self._open()
-            return database.connection()
-        except BaseException as error:
-            self._leave(error)
-            raise
-
-    def _open(self) -> None:
-        # Opening may write (recovery, or the schema), so it goes through the gate; and the gate
-        # always comes before the lock.
-        database = self._database
-        database._lock.release()
-        try:
-            with database.write:
-                pass
-        finally:
-            database._lock.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(exc)
-
-    def _leave(self, error: BaseException | None) -> None:
-        self._database._lock.release()
-        try:
-            if isinstance(error, sqlite3.Error):
-                raise translate(error, self._database.path) from error
-        finally:
-            shielded().__exit__(None, None, None)
-
-
-class _Write:
-    """The connection inside the gate, in one transaction that commits at the end of the block.
-
-    A Ctrl-C may be raised on any line of it, and a gate that stayed shut would stop all others:
-    each way out goes through `_let_go`, which can be called again where it was interrupted.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __enter__(self) -> sqlite3.Connection:
-        database = self._database
-        shielded().__enter__()
-        inside_already = database.gate.is_inside  # in a signal handler: what is refused must not be undone
-        try:
-            database.gate.__enter__()
-            database._lock.acquire()
-            connection = database.connection()
-            connection.execute("BEGIN IMMEDIATE")
-            return connection
-        except BaseException as error:
-            self._leave(error, not inside_already)
-            raise
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        failure = exc
-        try:
-            if exc is None:
-                self._database._connection.execute("COMMIT")  # type: ignore[union-attr]
-                self._database.commits += 1
-        except BaseException as error:
-            failure = error
-        self._leave(failure, True)
-        if failure is not exc and failure is not None:
-            raise failure  # a Ctrl-C in the middle of the commit
-
-    def _leave(self, failure: BaseException | None, entered: bool) -> None:
-        """Let go of all; raise what SQLite said in our words, or a Ctrl-C that came meanwhile."""
-        late: BaseException | None = None
-        while entered:
-            try:
-                self._let_go()
-                break
-            except KeyboardInterrupt as interrupt:
-                late = interrupt
-        shielded().__exit__(None, failure or late, None)
-        if isinstance(failure, sqlite3.Error):
-            raise translate(failure, self._database.path) from failure
-        if late is not None:
-            raise late
-
-    def _let_go(self) -> None:
-        database = self._database
-        if database._lock._is_owned():  # type: ignore[attr-defined]
-            connection = database._connection
-            if connection is not None and connection.in_transaction:
-                connection.execute("ROLLBACK")
-            database._lock.release()
-        database.gate.leave()
-
-
-def translate(error: sqlite3.Error, path: str) -> StoreError:
-    """The `StoreError` that says what is wrong with the file, and what to do."""
-    text = str(error)
-    if "not a database" in text:
-        return StoreCorrupt(f"{path!r} is not an SQLite database; nothing was written; name another file")
-    if "malformed" in text:
-        return StoreCorrupt(
-            f"{path!r} is damaged ({text}); stop all workers and restore a backup, or recover what is "
-            "left with the sqlite3 shell's .recover"
-        )
-    if "locked" in text or "busy" in text:
-        return StoreBusy(f"another program holds a lock on {path!r} ({text}); close it and try again")
-    if "readonly" in text or "read-only" in text:
-        return StoreError(f"{path!r} cannot be written ({text}); give this user the right to write it")
-    if "full" in text:
-        return StoreError(f"the disk of {path!r} is full; nothing was written; free some space and try again")
-    if "unable to open" in text:
-        return StoreError(f"cannot open {path!r} ({text}); look at the folder's existence and rights")
-    return StoreError(f"{path!r}: {text}")
 
 
 def _prepare_folder(path: str, side: str) -> None:

@@ -36,7 +36,7 @@ from .base import (
     Selection,
 )
 from .bell import WANTS_MESSAGE, Bells, mask
-from .database import SCHEMA_VERSION, Database
+from .database import SCHEMA_VERSION, Database, opening
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
 
@@ -279,7 +279,8 @@ class SQLiteStore(RegistrySQLite):
             rows = connection.execute(sql.COUNTS).fetchall()
         counts: dict[str, dict[str, int]] = {}
         for queue, state, count in rows:
-            counts.setdefault(queue, {})[state] = count
+            of_queue = counts.setdefault(queue, {})
+            of_queue[state] = of_queue.get(state, 0) + count
         return counts
 
     def browse(self, selection: Selection, *, limit: int = 100, after: int = 0) -> list[Record]:
@@ -347,9 +348,10 @@ class SQLiteStore(RegistrySQLite):
         }
 
     def close(self) -> None:
-        self.users -= 1
-        if self.users > 0:
-            return
+        with opening:
+            self.users -= 1
+            if self.users > 0:
+                return
         self.bells.close()
         self.database.close()
 

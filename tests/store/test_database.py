@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -608,6 +609,32 @@ def test_a_full_disk_is_an_error_and_what_was_accepted_stays(store: SQLiteStore)
     pragma(store, f"max_page_count = {limit}")
     store.put([message("after")], now=NOW)
     assert is_intact(store)
+
+
+# -- threads of one process
+
+
+def test_a_thread_that_looks_in_a_loop_does_not_keep_the_others_out(store: SQLiteStore) -> None:
+    store.put([message(str(n)) for n in range(10_000)], now=NOW)
+    over, looks = threading.Event(), 0
+
+    def look() -> None:
+        nonlocal looks
+        while not over.is_set():
+            store.counts()
+            looks += 1
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        started = time.monotonic()
+        for n in range(200):
+            store.put([message(f"more {n}")], now=NOW)
+        assert time.monotonic() - started < 30
+        assert looks >= 100  # the reader is not kept out either
+    finally:
+        over.set()
+        reader.join()
 
 
 # -- interrupted by Ctrl-C
