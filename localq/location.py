@@ -51,7 +51,7 @@ def _start() -> tuple[Path, str]:
 
 def _is_tool(script: Path) -> bool:
     """Whether the main script is an installed command (``localq``, ``pytest``), not the user's."""
-    script = script.absolute()
+    script = Path(os.path.abspath(script))  # not resolved: a command may be a link to elsewhere
     if {"site-packages", "dist-packages"} & set(script.parts):
         return True
     own_folder = Path(__file__).absolute().parent

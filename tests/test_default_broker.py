@@ -351,6 +351,13 @@ def test_the_working_directory_decides_for_commands_and_for_code_without_a_scrip
     assert run_python("-c", SAY_WHERE, cwd=tmp_path).strip() != script
 
 
+def test_a_command_that_is_called_by_a_roundabout_path_is_a_command_still(project: Path, tmp_path: Path) -> None:
+    command = os.path.join(sys.prefix, "lib", "..", "bin", "localq")
+    pretend = f"import __main__; __main__.__file__ = {command!r}; " + SAY_WHERE
+    url = run_python("-c", pretend, cwd=project)
+    assert url == run_python("-c", SAY_WHERE, cwd=project)
+
+
 def test_why_a_place_was_chosen_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = project / "scripts" / "job.py"
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
