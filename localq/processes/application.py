@@ -53,13 +53,15 @@ def load_application(config: PoolConfig) -> Broker:
     except (BrokerConnectionError, StoreError) as error:
         raise ApplicationError(f"cannot reach the broker: {error}", CONNECTION_ERROR) from error
     except BaseException as error:
-        raise ApplicationError(f"cannot import {_what(config)}: {type(error).__name__}: {error}") from error
+        what = f"{describe_application(config)}: {type(error).__name__}: {error}"
+        raise ApplicationError(f"cannot import {what}") from error
     if config.url and not config.app:
         return _broker_of_pool(config)
     return broker or get_broker()
 
 
-def _what(config: PoolConfig) -> str:
+def describe_application(config: PoolConfig) -> str:
+    """The names of the modules that make up the application."""
     names = [config.app, *config.modules]
     if config.main is not None:
         names.append(config.main.get("init_main_from_name") or config.main.get("init_main_from_path") or "")

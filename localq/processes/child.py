@@ -17,7 +17,7 @@ from ..errors import LocalqError
 from ..logging import get_logger
 from ..threading import install_signal_handler
 from ..worker import Worker
-from .application import CONNECTION_ERROR, ApplicationError, load_application
+from .application import CONNECTION_ERROR, ApplicationError, describe_application, load_application
 from .config import PoolConfig
 from .launch import REAP, STOP, Pipes
 from .logs import set_up_logging
@@ -72,6 +72,11 @@ def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
         raise ApplicationError(
             f"{broker.location.url!r} is a store of one process alone, which worker processes cannot see; use "
             "sqlite:///jobs.db, or localq.Worker(broker) in the process that sends"
+        )
+    if config.keeps_house and not broker.actors:  # once a pool
+        logger.warning(
+            "No actor is declared by %s, so there is nothing to run: name the modules that declare some.",
+            describe_application(config),
         )
     return Worker(
         broker,

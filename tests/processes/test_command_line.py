@@ -74,6 +74,13 @@ def test_further_modules_are_imported_too(lab: Lab) -> None:
     pool.stop()
 
 
+def test_a_module_that_declares_no_actor_is_named_once(lab: Lab) -> None:
+    pool = lab.start_pool("json", "-p", "2")
+    pool.wait_for_log("No actor is declared by 'json'")
+    pool.stop()
+    assert pool.log().count("No actor is declared") == 1
+
+
 def test_a_subcommand_wins_over_a_module_of_its_name(lab: Lab) -> None:
     lab.write("status.py", "import localq\n\n@localq.actor\ndef actor_of_status():\n    return 'module'\n")
     assert lab.localq("status").stdout.startswith("queue")
