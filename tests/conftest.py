@@ -4,8 +4,11 @@ conditions instead of sleeping."""
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +33,26 @@ def world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     current.encoder = None
     if broker is not None:
         broker.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[BaseProcess, Connection]]]:
+    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
+    context = multiprocessing.get_context("fork")
+    started: list[BaseProcess] = []
+
+    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(*args, theirs))
+        process.start()
+        theirs.close()
+        started.append(process)
+        return process, ours
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

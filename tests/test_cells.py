@@ -55,25 +55,6 @@ def cells(path: str) -> Iterator[Cells]:
 Start = Callable[..., tuple[BaseProcess, Connection]]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
-    started: list[BaseProcess] = []
-
-    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=work, args=(*args, theirs))
-        process.start()
-        theirs.close()
-        started.append(process)
-        return process, ours
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-
-
 def kill(process: BaseProcess) -> None:
     process.kill()
     process.join()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from .contract import HOUR, LONG, done, ids, message, promptly, take
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
-FORK = multiprocessing.get_context("fork")
 NOW = 1_700_000_000_000
 AT_ONCE = 0
 """Milliseconds: for asking whether a bell has rung, without waiting for one."""
@@ -52,25 +50,6 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
     store = SQLiteStore(str(tmp_path / "jobs.db"))
     yield store
     store.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., tuple[BaseProcess, Connection]]]:
-    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
-    started: list[BaseProcess] = []
-
-    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=work, args=(*args, theirs))
-        process.start()
-        theirs.close()
-        started.append(process)
-        return process, ours
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def sleepers(bells: Bells, count: int, state: bytes, *names: str) -> list[Sleeper]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,6 @@ from .contract import EVERYTHING, HOUR, dead, done, ids, message, promptly, take
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
-FORK = multiprocessing.get_context("fork")
 NOW = 1_700_000_000_000
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -64,25 +61,6 @@ def open_at(path: str) -> Iterator[Open]:
 @pytest.fixture
 def store(open_at: Open) -> SQLiteStore:
     return open_at()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., tuple[BaseProcess, Connection]]]:
-    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
-    started: list[BaseProcess] = []
-
-    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=work, args=(*args, theirs))
-        process.start()
-        theirs.close()
-        started.append(process)
-        return process, ours
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from localq.store.gate import Gate
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
-FORK = multiprocessing.get_context("fork")
 PATIENT, SHORT = 30_000, 300
 NOW = 1_700_000_000_000
 
@@ -37,25 +34,6 @@ def gate(path: str) -> Iterator[Gate]:
     gate = Gate(path, SHORT)
     yield gate
     gate.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., tuple[BaseProcess, Connection]]]:
-    """Forks a process that runs ``work(*args, connection)``; gives it and our end of that connection."""
-    started: list[BaseProcess] = []
-
-    def start(work: Callable[..., None], *args: Any) -> tuple[BaseProcess, Connection]:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=work, args=(*args, theirs))
-        process.start()
-        theirs.close()
-        started.append(process)
-        return process, ours
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def count_up(gate: Gate, counter: Path, times: int) -> None:
