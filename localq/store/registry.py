@@ -26,7 +26,7 @@ class RegistrySQLite(KeyedSQLite):
         row = (worker.name, worker.pid, worker.pool, queues, actors, worker.threads, now)
         with self.database.write as connection:
             number = connection.execute(sql.JOIN, row).lastrowid
-            lost = [record_of(row) for row in connection.execute(sql.LOST, (actors, queues)).fetchall()]
+            lost = [record_of(row) for row in connection.execute(sql.LOST, (actors, queues, queues)).fetchall()]
             self._move(connection, lost, WAITING, now)
         assert number is not None
         return number

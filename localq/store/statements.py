@@ -134,7 +134,7 @@ LOST = f"""
 SELECT {COLUMNS} FROM message INDEXED BY dead
 WHERE state = 'dead' AND reason GLOB 'ActorNotFound:*'
   AND actor IN (SELECT value FROM json_each(?))
-  AND (?2 = '[]' OR queue IN (SELECT value FROM json_each(?2)))"""
+  AND (? = '[]' OR queue IN (SELECT value FROM json_each(?)))"""
 
 CHARGE = """
 UPDATE message SET crashes = crashes + 1, verdict = CASE WHEN crashes + 1 >= ? THEN ? END
