@@ -143,6 +143,7 @@ class Worker:
             if isinstance(thread, WorkerThread):
                 thread.give_back()
         self.broker.store.wake()
+        self.logger.info("Stopping: no further message is started.")
 
     def leave(self) -> None:
         """Sign off from the store: what still runs here goes back to its queue."""

@@ -26,6 +26,7 @@ def test_the_running_message_completes_and_the_others_wait(lab: Lab, order: sign
 
     pool.signal(order)
     pool.wait_for_log(f"Stopping on {order.name}")
+    pool.wait_for_log("no further message is started")
     lab.release("a")
 
     assert pool.wait() == 0
