@@ -28,6 +28,8 @@ else:
 R = TypeVar("R")
 
 CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
+OPTIONS_OF_MESSAGES = {"delay", "eta", "priority", "retries"}
+"""What a message may have besides the options that an actor may have too."""
 
 
 class Actor(Generic[P, R]):
@@ -35,6 +37,8 @@ class Actor(Generic[P, R]):
 
     Calling it runs the function here and now; `send` has a worker run it.
     """
+
+    _has_warned = False
 
     def __init__(
         self,
@@ -80,10 +84,14 @@ class Actor(Generic[P, R]):
     ) -> Message[R]:
         """A message for this actor, not sent, with options that its middleware reads.
 
+        One that nobody knows is carried all the same, as in dramatiq; the first is logged as a warning.
+
         Raises:
           TypeError: a callback option is neither an actor nor a name nor None.
         """
         options = {name: _option_value(name, value) for name, value in options.items()}
+        if options and not self._has_warned:
+            self._warn_of_unknown(options)
         return Message(
             queue_name=self.queue_name,
             actor_name=self.actor_name,
@@ -91,6 +99,14 @@ class Actor(Generic[P, R]):
             kwargs=kwargs or {},
             options=options,
         )
+
+    def _warn_of_unknown(self, options: dict[str, Any]) -> None:
+        known = self.broker.actor_options | OPTIONS_OF_MESSAGES
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            self._has_warned = True
+            hints = ", ".join(_with_likely_name(name, known) for name in unknown)
+            self.logger.warning("A message of %s has options that no middleware knows: %s.", self, hints)
 
     def send(self, *args: P.args, **kwargs: P.kwargs) -> Message[R]:
         """Have a worker run the actor with these arguments; returns when the message is stored.

@@ -108,6 +108,29 @@ def test_another_queue_name_is_refused_and_nothing_is_declared(broker: Broker, n
     assert broker.get_declared_queues() == set()
 
 
+def test_options_of_a_message_that_nobody_knows_are_kept_and_warned_of_once(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    @localq.actor
+    def work() -> None: ...
+
+    @localq.actor
+    def other() -> None: ...
+
+    known = {"max_retries": 1, "priority": 3, "eta": None, "pipe_ignore": True}
+    assert work.send_with_options(**known).options == {"max_retries": 1, "priority": 3, "pipe_ignore": True}
+    assert caplog.messages == []
+
+    assert work.send_with_options(max_retires=3, colour="red").options == {"max_retires": 3, "colour": "red"}
+    work.send_with_options(max_retires=3)
+    other.send_with_options(shade=1)
+
+    of_work, of_other = caplog.messages
+    for part in ("Actor(work)", "'max_retires' (did you mean 'max_retries'?)", "'colour'"):
+        assert part in of_work
+    assert "Actor(other)" in of_other
+
+
 def test_an_option_that_no_middleware_knows_is_refused_with_a_hint(broker: Broker) -> None:
     with pytest.raises(ValueError, match="no middleware") as refusal:
 
