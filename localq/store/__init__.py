@@ -31,6 +31,7 @@ __all__ = [
     "Claim",
     "Count",
     "Event",
+    "MemoryStore",
     "Outcome",
     "Record",
     "Schedule",

@@ -108,14 +108,17 @@ class Value:
     key: str
     data: bytes
     ttl: int
+    until_revived: str | None = None
+    """The id of a dead letter: when that message is brought back to life, the value is forgotten."""
 
 
 @dataclass(slots=True)
 class Event:
-    """Something that happened, for whoever reads `events`."""
+    """Something that happened, for whoever reads `events`; kept for `ttl` milliseconds."""
 
     topic: str
     data: bytes
+    ttl: int = EVENT_TTL
 
 
 @dataclass(slots=True)
@@ -131,6 +134,8 @@ class Count:
     ttl: int
     puts: list[Record] = field(default_factory=list)
     amount: int = 1
+    reached: bool = field(default=False, compare=False)
+    """Set by `finish`: whether this was the step that reached the target."""
 
 
 @dataclass(slots=True)
@@ -233,7 +238,9 @@ class Store(ABC):
         """Write what became of claimed messages and, in the same transaction, claim the next ones.
 
         An outcome whose claim is not in force any more (it was finished or released before, or
-        its worker was taken for dead) is left out with all that it carries. Safe from any thread.
+        its worker was taken for dead) is left out with all that it carries. A message that is to be
+        buried because nobody knows its actor, while a worker has joined that does, is released
+        instead, and what that outcome carries is left out. Safe from any thread.
         """
 
     @abstractmethod
@@ -267,8 +274,8 @@ class Store(ABC):
         """Put messages into another state; say how many.
 
         Only along the arrows of the drawing: running messages stay where they are. A message
-        that goes to WAITING runs without delay, and one that was dead starts anew (attempts,
-        crashes, verdict and reason are cleared).
+        that goes to WAITING runs without delay, and one that was dead starts anew: attempts,
+        crashes, verdict and reason are cleared, and values that were kept until then are forgotten.
         """
 
     @abstractmethod
@@ -316,9 +323,16 @@ class Store(ABC):
     def get_value(self, key: str, *, now: int) -> bytes | None:
         """What is kept under the key, or None if nothing is or its time is over."""
 
+    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float | None) -> bytes | None:
+        """As `get_value`, but sleep up to `timeout` milliseconds (None: for ever) until there is something."""
+        return self.wait_values([key], clock=clock, timeout=timeout).get(key)
+
     @abstractmethod
-    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
-        """As `get_value`, but sleep up to `timeout` milliseconds until there is something."""
+    def wait_values(
+        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+    ) -> dict[str, bytes]:
+        """What is kept under any of the keys; if nothing is, sleep up to `timeout` milliseconds (None:
+        for ever) until there is. Whoever sets one of them ends the sleep."""
 
     @abstractmethod
     def delete_values(self, keys: Iterable[str]) -> int:

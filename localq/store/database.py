@@ -24,9 +24,13 @@ from .gate import Gate
 from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE value ADD COLUMN until_revived TEXT;
+CREATE INDEX value_of_the_dead ON value (until_revived) WHERE until_revived IS NOT NULL""",
+}
 """By version: the statements that make a file of the next version of it."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 

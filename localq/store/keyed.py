@@ -8,9 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..clock import Deadline
 from . import statements as sql
-from .base import EVENT_TTL, Count, Event, Record, Schedule, Store, Value
+from .base import Count, Event, Record, Schedule, Store, Value
 from .bell import WANTS_VALUE, Bells, mask
 from .database import Database
+
+SAFETY_LOOK = 1000
+"""Milliseconds after which a sleeper looks again: whoever set its value may have died before it rang."""
+LOOK_BATCH = 500
+"""Keys that one statement looks for."""
 
 
 class KeyedSQLite(Store):
@@ -36,7 +41,7 @@ class KeyedSQLite(Store):
 
     def _keep(self, connection: sqlite3.Connection, values: Sequence[Value], now: int) -> None:
         if values:
-            rows = [(value.key, value.data, now + value.ttl) for value in values]
+            rows = [(value.key, value.data, now + value.ttl, value.until_revived) for value in values]
             connection.executemany(sql.SET_VALUE, rows)
 
     def get_value(self, key: str, *, now: int) -> bytes | None:
@@ -44,19 +49,30 @@ class KeyedSQLite(Store):
             row = connection.execute(sql.GET_VALUE, (key, now)).fetchone()
         return None if row is None else row[0]
 
-    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
-        deadline = Deadline(timeout)
+    def wait_values(
+        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+    ) -> dict[str, bytes]:
+        deadline, wanted = Deadline(timeout), mask(keys)
         sleeper = self.bells.borrow()
         try:
             while True:
-                sleeper.announce(WANTS_VALUE, mask((key,)))
-                data = self.get_value(key, now=clock())
-                if data is not None or deadline.passed():
-                    return data
-                sleeper.wait(deadline.left())
+                sleeper.announce(WANTS_VALUE, wanted)
+                found = self._get_values(keys, clock())
+                if found or not keys or deadline.passed():
+                    return found
+                left = deadline.left()
+                sleeper.wait(SAFETY_LOOK if left is None else min(left, SAFETY_LOOK))
         finally:
             sleeper.withdraw()
             self.bells.give_back(sleeper)
+
+    def _get_values(self, keys: Sequence[str], now: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        with self.database.read as connection:
+            for first in range(0, len(keys), LOOK_BATCH):
+                batch = keys[first : first + LOOK_BATCH]
+                found.update(connection.execute(sql.get_values(len(batch)), (*batch, now)).fetchall())
+        return found
 
     def delete_values(self, keys: Iterable[str]) -> int:
         with self.database.write as connection:
@@ -106,13 +122,14 @@ class KeyedSQLite(Store):
         if value != count.target:
             return False
         connection.execute(sql.DELETE_COUNTER, (count.key,))
+        count.reached = True
         return True
 
     # -- events and schedules
 
     def _put_events(self, connection: sqlite3.Connection, events: Sequence[Event], now: int) -> None:
         if events:
-            rows = [(event.topic, event.data, now + EVENT_TTL) for event in events]
+            rows = [(event.topic, event.data, now + event.ttl) for event in events]
             connection.executemany(sql.PUT_EVENT, rows)
 
     def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:

@@ -24,7 +24,6 @@ from .base import (
     DEAD_LETTER_TTL,
     DELAYED,
     DONE,
-    EVENT_TTL,
     HELD,
     RELEASE,
     RUNNING,
@@ -72,7 +71,7 @@ class MemoryStore(Store):
         self._shelves: dict[str, dict[str, Shelf]] = {}
         self._aside = {state: Heap() for state in STATES if state not in (WAITING, DELAYED)}
         self._workers: dict[int, WorkerRecord] = {}
-        self._values: Expiring[bytes] = Expiring()
+        self._values: Expiring[Value] = Expiring()
         self._counters: Expiring[int] = Expiring()
         self._events: Expiring[Event] = Expiring()
         self._schedules: dict[str, Schedule] = {}
@@ -136,8 +135,7 @@ class MemoryStore(Store):
         sources = ARROWS.get(state, ())
         with shielded(), self._lock:
             moved = [record for record in self._matching(selection) if record.state in sources]
-            for record in moved:
-                self._shift(record, state, now)
+            self._move(moved, state, now)
             self._changed.notify_all()
             return len(moved)
 
@@ -155,9 +153,7 @@ class MemoryStore(Store):
             self._last_worker += 1
             number = self._last_worker
             self._workers[number] = _copy_of(worker, id=number, joined_at=now)
-            for record in self._set_aside(DEAD):
-                if _waited_for(worker, record):
-                    self._shift(record, WAITING, now)
+            self._move([record for record in self._set_aside(DEAD) if _waited_for(worker, record)], WAITING, now)
             self._changed.notify_all()
             return number
 
@@ -190,16 +186,19 @@ class MemoryStore(Store):
     def get_value(self, key: str, *, now: int) -> bytes | None:
         with shielded(), self._lock:
             kept = self._values.get(key, now)
-            return kept[1] if kept else None
+            return kept[1].data if kept else None
 
-    def wait_value(self, key: str, *, clock: Callable[[], int], timeout: float) -> bytes | None:
+    def wait_values(
+        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+    ) -> dict[str, bytes]:
         with self._lock:  # not shielded: an interrupt may end the sleep
             started = _milliseconds()
             while True:
-                data = self.get_value(key, now=clock())
-                left = timeout - (_milliseconds() - started)
-                if data is not None or left <= 0:
-                    return data
+                now = clock()
+                found = {key: kept[1].data for key in keys if (kept := self._values.get(key, now))}
+                left = math.inf if timeout is None else timeout - (_milliseconds() - started)
+                if found or not keys or left <= 0:
+                    return found
                 self._sleep(left)
 
     def delete_values(self, keys: Iterable[str]) -> int:
@@ -245,6 +244,17 @@ class MemoryStore(Store):
                 return False
             self._counters.keep(key, value, now + ttl)
             return True
+
+    def kept(self) -> dict[str, Any]:
+        """A copy of all values and counters, by key, those included that have expired: for tests."""
+        with shielded(), self._lock:
+            values = {key: value.data for key, value in self._values.items()}
+            return {**values, **dict(self._counters.items())}
+
+    def forget_kept(self) -> None:
+        """Forget all values and counters: for tests."""
+        with shielded(), self._lock:
+            self._values, self._counters = Expiring(), Expiring()
 
     # -- events and schedules
 
@@ -404,6 +414,8 @@ class MemoryStore(Store):
         record = self._messages.get(outcome.record.sequence)
         if record is None or not _in_force(outcome.record, record):
             return
+        if self._has_found_its_actor(outcome):
+            outcome = Outcome(outcome.record, RELEASE)
         self._conclude(record, outcome, now)
         self._add(outcome.puts, now)
         self._keep(outcome.values, now)
@@ -411,16 +423,14 @@ class MemoryStore(Store):
             self._count(count, now)
         for event in outcome.events:
             self._last_event += 1
-            self._events.keep(self._last_event, replace(event), now + EVENT_TTL)
+            self._events.keep(self._last_event, replace(event), now + event.ttl)
 
     def _conclude(self, record: Record, outcome: Outcome, now: int) -> None:
         if outcome.kind == DONE:
             self._remove(record)
             return
         self._exit(record)
-        unknown = outcome.kind == DEAD and (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
-        found = unknown and any(record.actor in worker.actors for worker in self._workers.values())
-        if outcome.kind == RELEASE or found:
+        if outcome.kind == RELEASE:
             _give_back(record)
         elif outcome.kind == DEAD:
             record.state, record.reason, record.died_at = DEAD, outcome.reason, now
@@ -430,14 +440,26 @@ class MemoryStore(Store):
             self._line_up(record, now)
         self._enter(record)
 
+    def _has_found_its_actor(self, outcome: Outcome) -> bool:
+        unknown = outcome.kind == DEAD and (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
+        return unknown and any(outcome.record.actor in worker.actors for worker in self._workers.values())
+
     def _count(self, count: Count, now: int) -> None:
         expires_at, value = self._counters.get(count.key, now) or (now + count.ttl, 0)
         value += count.amount
         if value == count.target:
+            count.reached = True
             self._counters.drop(count.key)
             self._add(count.puts, now)
         else:
             self._counters.keep(count.key, value, expires_at)
+
+    def _move(self, records: Sequence[Record], state: str, now: int) -> None:
+        revived = {record.message_id for record in records if record.state == DEAD}
+        if revived:
+            self._values.drop_all(lambda value: value.until_revived in revived)
+        for record in records:
+            self._shift(record, state, now)
 
     def _shift(self, record: Record, state: str, now: int) -> None:
         self._exit(record)
@@ -473,7 +495,7 @@ class MemoryStore(Store):
 
     def _keep(self, values: Iterable[Value], now: int) -> None:
         for value in values:
-            self._values.keep(value.key, value.data, now + value.ttl)
+            self._values.keep(value.key, replace(value), now + value.ttl)
 
     def _counter(self, key: str, now: int) -> int:
         kept = self._counters.get(key, now)

@@ -56,9 +56,11 @@ CREATE TABLE worker (
 CREATE TABLE value (
   key        TEXT PRIMARY KEY,
   data       BLOB NOT NULL,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  until_revived TEXT           -- the id of a dead letter: forgotten when that lives again
 ) WITHOUT ROWID;
 CREATE INDEX value_by_expiry ON value (expires_at);
+CREATE INDEX value_of_the_dead ON value (until_revived) WHERE until_revived IS NOT NULL;
 
 CREATE TABLE counter (
   key        TEXT PRIMARY KEY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -67,6 +67,9 @@ class Expiring(Generic[T]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._kept)
 
+    def items(self) -> Iterator[tuple[Any, T]]:
+        return ((key, what) for key, (_, what) in self._kept.items())
+
     def get(self, key: Any, now: float = -math.inf) -> tuple[int, T] | None:
         """When it expires, and what it is; None if it is not there or has expired by `now`."""
         kept = self._kept.get(key)
@@ -82,6 +85,10 @@ class Expiring(Generic[T]):
         if kept is not None:
             self._by_expiry.remove((kept[0], key))
         return kept is not None
+
+    def drop_all(self, doomed: Callable[[T], bool]) -> None:
+        for key in [key for key, what in self.items() if doomed(what)]:
+            self.drop(key)
 
     def sweep(self, now: int, limit: int) -> int:
         return sum(self.drop(key) for _, key in islice(self._by_expiry.up_to(now), limit))
@@ -118,7 +125,7 @@ _SHAPES: dict[type, dict[str, type | tuple[type, ...]]] = {
     },
     Value: {"key": str, "data": bytes, "ttl": int},
     Count: {"key": str, "target": int, "ttl": int, "amount": int},
-    Event: {"topic": str, "data": bytes},
+    Event: {"topic": str, "data": bytes, "ttl": int},
     Schedule: {"name": str, "due_at": int, "body": bytes},
 }
 

@@ -138,6 +138,7 @@ class SQLiteStore(RegistrySQLite):
     def _conclude(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: int) -> list[Outcome]:
         """Write what became of the messages themselves; the outcomes whose claim was in force."""
         written: list[Outcome] = []
+        outcomes = [self._or_release(connection, outcome) for outcome in outcomes]
         for (owner, token, done), group in itertools.groupby(outcomes, _claim_of):
             if done:
                 written += self._remove(connection, list(group), owner, token)
@@ -175,7 +176,7 @@ class SQLiteStore(RegistrySQLite):
         """Bury, retry or release one message; False if it is not this claim's any more."""
         record = outcome.record
         this_claim = (record.sequence, record.owner, record.claim)
-        if outcome.kind == RELEASE or self._has_found_its_actor(connection, outcome):
+        if outcome.kind == RELEASE:
             return connection.execute(sql.RELEASE, this_claim).rowcount == 1
         if outcome.kind == DEAD:
             return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
@@ -194,12 +195,13 @@ class SQLiteStore(RegistrySQLite):
             connection.execute(sql.DELETE_PAYLOAD, (record.sequence,))
         return True
 
-    def _has_found_its_actor(self, connection: sqlite3.Connection, outcome: Outcome) -> bool:
-        """Whether it is to be buried for an unknown actor, and a worker that knows it has just joined:
-        that one looked for dead letters before this was one."""
+    def _or_release(self, connection: sqlite3.Connection, outcome: Outcome) -> Outcome:
+        """The outcome; or a release, if the message is to be buried for an unknown actor, and a worker
+        that knows it has just joined: that one looked for dead letters before this was one."""
         if outcome.kind != DEAD or not (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:"):
-            return False
-        return bool(connection.execute(sql.DECLARED, (outcome.record.actor,)).fetchone()[0])
+            return outcome
+        (known,) = connection.execute(sql.DECLARED, (outcome.record.actor,)).fetchone()
+        return Outcome(outcome.record, RELEASE) if known else outcome
 
     def _tell(self, written: list[Outcome], called_back: list[Record]) -> None:
         self._ring(called_back)
@@ -208,7 +210,7 @@ class SQLiteStore(RegistrySQLite):
                 self._ring(outcome.puts)
             for value in outcome.values:
                 self.bells.ring_value(value.key)
-            if outcome.kind in (RELEASE, DEAD):  # DEAD: see _has_found_its_actor
+            if outcome.kind == RELEASE:
                 self.bells.ring(outcome.record.queue)
             elif outcome.retry is not None:
                 self.bells.ring(outcome.retry.queue)
@@ -313,6 +315,8 @@ class SQLiteStore(RegistrySQLite):
         first = self.database.gate.next_position(now, len(records) or 1)
         rows = [moved_row(record, state, first + n) for n, record in enumerate(records)]
         connection.executemany(sql.MOVE, rows)
+        revived = [(record.message_id,) for record in records if record.state == DEAD]
+        connection.executemany(sql.FORGET_VALUES, revived)
 
     def purge(self, selection: Selection) -> int:
         states = [state for state in _states_of(selection) if state != RUNNING]

@@ -151,8 +151,17 @@ WHERE owner = ? AND state = 'running' RETURNING queue"""
 
 # -- values, counters, events, schedules
 
-SET_VALUE = "INSERT OR REPLACE INTO value (key, data, expires_at) VALUES (?, ?, ?)"
+SET_VALUE = "INSERT OR REPLACE INTO value (key, data, expires_at, until_revived) VALUES (?, ?, ?, ?)"
+FORGET_VALUES = "DELETE FROM value WHERE until_revived = ?"
 GET_VALUE = "SELECT data FROM value WHERE key = ? AND expires_at > ?"
+
+
+@lru_cache(maxsize=64)
+def get_values(count: int) -> str:
+    """What is kept under any of so many keys."""
+    return f"SELECT key, data FROM value WHERE key IN ({_marks(count)}) AND expires_at > ?"
+
+
 DELETE_VALUE = "DELETE FROM value WHERE key = ?"
 
 GET_COUNTER = "SELECT value FROM counter WHERE key = ? AND expires_at > ?"

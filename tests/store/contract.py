@@ -473,12 +473,14 @@ class StoreContract:
         self, store: Store, worker: int, now: int
     ) -> None:
         store.put([message(f"m{n}") for n in range(6)], now=now)
-        stored = []
+        stored, reached = [], []
         for record in take(store, worker, now, limit=6):
             step = Count("group", 3, HOUR, [message(f"after {record.message_id}")])
             store.finish([Outcome(record, counts=[step])], now=now)
             stored.append(ids(take(store, worker, now, limit=9)))
+            reached.append(step.reached)
         assert stored == [[], [], ["after m2"], [], [], ["after m5"]]
+        assert reached == [False, False, True, False, False, True]
 
     def test_a_count_expires_after_its_first_step(self, store: Store, worker: int, now: int) -> None:
         store.put([message("a"), message("b")], now=now)
@@ -824,6 +826,16 @@ class StoreContract:
         for revived in take(store, worker, now, limit=9):
             assert (revived.attempts, revived.reason, revived.died_at) == (1, None, None)
 
+    def test_a_message_whose_actor_has_just_been_declared_goes_back_with_nothing_that_its_burial_carries(
+        self, store: Store, worker: int, now: int
+    ) -> None:
+        store.put([message()], now=now)
+        record = take_one(store, worker, now)
+        self.join(store, now, actors=["a"])
+        store.finish([replace(full_outcome(record, DEAD), reason="ActorNotFound: a")], now=now)
+        assert states(store) == {"m": WAITING}
+        assert nothing_was_carried(store, now)
+
     # -- values
 
     def test_a_value_is_kept_for_its_time_to_live(self, store: Store, now: int) -> None:
@@ -839,6 +851,23 @@ class StoreContract:
         assert store.get_value("k", now=now + 11) == b"2"
         store.set_values([Value("k", b"3", 10)], now=now)
         assert store.get_value("k", now=now + 11) is None
+
+    @pytest.mark.parametrize("how", ["moved", "claimed by who knows its actor"])
+    def test_what_is_kept_until_a_dead_letter_lives_again_is_forgotten_then(
+        self, store: Store, worker: int, now: int, how: str
+    ) -> None:
+        store.put([message("m"), message("other")], now=now)
+        for record in take(store, worker, now, limit=2):
+            kept = [Value(f"{record.message_id}{n}", b"v", HOUR, until_revived=record.message_id) for n in "12"]
+            store.finish([replace(dead(record, "ActorNotFound: a"), values=kept)], now=now)
+        store.set_values([Value("m2", b"replaced", HOUR), Value("plain", b"v", HOUR)], now=now)
+        if how == "moved":
+            store.move(Selection(message_ids=["m"]), WAITING, now=now)
+        else:
+            store.move(Selection(message_ids=["other"]), WAITING, now=now)
+            self.join(store, now, actors=["a"])
+        left = [key for key in ("m1", "m2", "other1", "other2", "plain") if store.get_value(key, now=now)]
+        assert left == (["m2", "other1", "other2", "plain"] if how == "moved" else ["m2", "plain"])
 
     def test_of_many_who_delete_one_key_one_hears_so(self, store: Store, now: int) -> None:
         store.set_values([Value(key, b"v", HOUR) for key in "abc"], now=now)
@@ -867,6 +896,26 @@ class StoreContract:
             store.set_values([Value("other", b"v", HOUR)], now=now)
             store.set_values([Value("k1", b"1", HOUR), Value("k0", b"0", HOUR)], now=now)
             assert [waiter.result(5) for waiter in waiters] == [b"0", b"1", b"0", b"1"]
+
+    def test_wait_values_returns_with_what_is_there_of_what_it_waits_for(self, store: Store, now: int) -> None:
+        keys = [f"k{n}" for n in range(1500)]
+        assert store.wait_values([], clock=lambda: now, timeout=None) == {}
+        assert store.wait_values(keys, clock=lambda: now, timeout=0) == {}
+        store.set_values([Value("k3", b"3", HOUR), Value("other", b"", HOUR), Value("k1200", b"", HOUR)], now=now)
+        with promptly():
+            found = store.wait_values(keys, clock=lambda: now, timeout=None)
+        assert found == {"k3": b"3", "k1200": b""}
+
+    def test_who_waits_for_many_keys_wakes_when_one_of_them_is_set(self, store: Store, now: int) -> None:
+        keys = [f"k{n}" for n in range(200)]
+
+        def wait_for_any() -> dict[str, bytes]:
+            return store.wait_values(keys, clock=lambda: now, timeout=None)
+
+        with promptly(), another_thread(wait_for_any) as waiter:
+            store.set_values([Value("other", b"v", HOUR)], now=now)
+            store.set_values([Value("k77", b"v", HOUR)], now=now)
+            assert waiter.result(5) == {"k77": b"v"}
 
     def test_wait_value_wakes_when_a_message_brings_it(self, store: Store, worker: int, now: int) -> None:
         store.put([message()], now=now)
@@ -949,9 +998,17 @@ class StoreContract:
         self.put_events(store, worker, now, [Event("t", b"1")])
         ((number, _),) = store.events([], after=0)
         sweep_all(store, now + EVENT_TTL)
+        assert store.events([], after=0) == []
         self.put_events(store, worker, now + HOUR, [Event("t", b"2")])
         ((later, event),) = store.events([], after=number)
         assert (later > number, event.data) == (True, b"2")
+
+    def test_an_event_can_be_kept_longer(self, store: Store, worker: int, now: int) -> None:
+        self.put_events(store, worker, now, [Event("t", b"short"), Event("t", b"long", 2 * EVENT_TTL)])
+        sweep_all(store, now + EVENT_TTL)
+        assert [event.data for _, event in store.events(["t"], after=0)] == [b"long"]
+        sweep_all(store, now + 2 * EVENT_TTL)
+        assert store.events(["t"], after=0) == []
 
     def test_schedules_that_are_due_come_earliest_first(self, store: Store, now: int) -> None:
         for name, due_at in [("b", now), ("late", now + 2), ("a", now - 5), ("moved", now)]:

@@ -314,6 +314,19 @@ def test_an_older_file_becomes_one_of_the_newest_schema(
     assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
 
 
+def test_a_file_of_the_first_schema_keeps_what_is_in_it(path: str, open_at: Open) -> None:
+    make_old_queue(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.executescript(
+            "DROP INDEX value_of_the_dead; ALTER TABLE value DROP COLUMN until_revived; "
+            f"INSERT INTO value VALUES ('k', x'31', {NOW + 1}); PRAGMA user_version = 1"
+        )
+    store = open_at()
+    assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
+    assert store.get_value("k", now=NOW) == b"1"
+    store.set_values([Value("k", b"2", 1, until_revived="m")], now=NOW)
+
+
 def test_there_is_a_backup_of_what_it_was(
     path: str, open_at: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -547,7 +547,8 @@ def forks_in_the_middle_of_writes(path: str, connection: Connection) -> None:
     signal.signal(signal.SIGUSR1, lambda number, frame: wait_for(fork(lambda: None)))
     for n in range(20):
         with store.database.write as transaction:
-            transaction.execute("INSERT OR REPLACE INTO value VALUES (?, x'00', 1)", (str(n),))
+            statement = "INSERT OR REPLACE INTO value (key, data, expires_at) VALUES (?, x'00', 1)"
+            transaction.execute(statement, (str(n),))
             signal.raise_signal(signal.SIGUSR1)
             connection.send("inside")
             connection.recv()
