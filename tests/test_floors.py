@@ -291,10 +291,22 @@ localq.middleware.pipelines: Pipelines
 localq.middleware.retries: Retries
 localq.middleware.shutdown: Shutdown ShutdownNotifications
 localq.middleware.time_limit: TimeLimit TimeLimitExceeded
+localq.rate_limits: Barrier BucketRateLimiter ConcurrentRateLimiter RateLimitExceeded RateLimiter RateLimiterBackend
+    WindowRateLimiter
+localq.rate_limits.backend: RateLimiterBackend
+localq.rate_limits.backends: SQLiteBackend StubBackend
+localq.rate_limits.backends.sqlite: SQLiteBackend
+localq.rate_limits.backends.stub: StubBackend
+localq.rate_limits.barrier: Barrier
+localq.rate_limits.bucket: BucketRateLimiter
+localq.rate_limits.concurrent: ConcurrentRateLimiter
+localq.rate_limits.rate_limiter: RateLimiter RateLimitExceeded
+localq.rate_limits.window: WindowRateLimiter
 localq.results: Results ResultBackend ResultError ResultFailure ResultMissing ResultTimeout Missing
 localq.results.backend: ResultBackend Missing
-localq.results.backends: SQLiteBackend
+localq.results.backends: SQLiteBackend StubBackend
 localq.results.backends.sqlite: SQLiteBackend
+localq.results.backends.stub: StubBackend
 localq.results.errors: ResultError ResultFailure ResultMissing ResultTimeout
 localq.results.middleware: Results
 localq.store: Store Record open_store

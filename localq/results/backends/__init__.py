@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .sqlite import SQLiteBackend
+from .stub import StubBackend
 
-__all__ = ["SQLiteBackend"]
+__all__ = ["SQLiteBackend", "StubBackend"]
