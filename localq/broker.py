@@ -304,6 +304,10 @@ class Broker:
             self.emit_after("enqueue", message, wait)
         return [message for message, _ in sent]
 
+    def prepared(self, message: Message[Any]) -> Message[Any]:
+        """The message as `enqueue` would store it: without an ``eta`` that means nothing."""
+        return _scheduled(message, None, clock.wall())
+
     def _put(self, records: Sequence[Record], now: int) -> None:
         store = self.store
         outcome = current.outcome_in(store)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from . import current
 from .clock import Deadline
-from .errors import ResultMissing
+from .errors import ResultFailure, ResultMissing
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -33,8 +34,10 @@ class pipeline:
         for child in children:
             if isinstance(child, pipeline):
                 self.messages += (message.copy() for message in child.messages)
-            else:
+            elif _is_message(child):
                 self.messages.append(child.copy())
+            else:
+                raise TypeError(f"a pipeline consists of messages and pipelines, not of {child!r}{_REMEDY}")
         # From the tail, since each message holds the next one as data.
         for n in range(len(self.messages) - 1, 0, -1):
             target = self.messages[n].asdict()
@@ -105,6 +108,9 @@ class group:
         broker: Broker | None = None,
     ) -> None:
         self.children = list(children)
+        for child in self.children:
+            if not (isinstance(child, (group, pipeline)) or _is_message(child)):
+                raise TypeError(f"a group consists of messages, pipelines and groups, not of {child!r}{_REMEDY}")
         self.broker = broker or current.get_broker()
         self.completion_callbacks: list[dict[str, Any]] = []
 
@@ -117,8 +123,11 @@ class group:
     def add_completion_callback(self, message: Message[Any]) -> None:
         """Send `message` once all messages of the group (of a pipeline: its last) have succeeded.
 
-        The broker needs `GroupCallbacks` for it.
+        The messages of groups in it count too. Each run of the group sends `message` again. With the
+        option ``fire_on_failure`` it is sent when all have ended. The broker needs `GroupCallbacks`.
         """
+        if not _is_message(message):
+            raise TypeError(f"a completion callback is a message (of a pipeline: its first), not {message!r}")
         self.completion_callbacks.append(message.asdict())
 
     def run(self, *, delay: int | None = None) -> group:
@@ -132,32 +141,33 @@ class group:
         self.broker.enqueue_many(list(self.starts(delay)))
         return self
 
-    def starts(self, delay: int | None = None) -> Iterator[tuple[Message[Any], int | None]]:
-        """The messages that start it, each with its delay (ms)."""
-        options = self._callback_options()
+    def starts(
+        self, delay: int | None = None, runs: Sequence[Run] = ()
+    ) -> Iterator[tuple[Message[Any], int | None]]:
+        """The messages that start it, each with its delay (ms).
+
+        `runs` are those of the groups that this one is in.
+        """
+        runs = [*runs, *self._begin()]
         for child in self.children:
             if isinstance(child, group):
-                yield from child.starts(delay)
+                yield from child.starts(delay, runs)
             elif isinstance(child, pipeline):
-                yield _last_with(child, options).first(delay)
+                yield _last_as_member(child, runs).first(delay)
             else:
-                yield child.copy(options=options), delay
+                yield _as_member(child, runs), delay
 
-    def _callback_options(self) -> dict[str, Any]:
-        if not self.completion_callbacks:
-            return {}
-        if not self.broker.has_middleware("GroupCallbacks"):
-            raise RuntimeError(
-                "this group has completion callbacks, but its broker has no GroupCallbacks middleware, which "
-                "would send them; add it with broker.add_middleware(GroupCallbacks(...))"
-            )
-        return {
-            "group_info": {
-                "group_id": str(uuid4()),
-                "children_count": len(self.children),
-                "completion_callbacks": self.completion_callbacks,
-            }
-        }
+    def _begin(self) -> Iterator[Run]:
+        """This run of the group, if somebody is to be told of its end."""
+        if self.completion_callbacks:
+            size = self._count_members()
+            if not size:
+                raise ValueError("a group of no messages never completes: send its callbacks yourself")
+            keeper = _keeper_of_groups(self.broker)
+            yield keeper.open_group(self.broker, self.completion_callbacks, size), itertools.count()
+
+    def _count_members(self) -> int:
+        return sum(child._count_members() if isinstance(child, group) else 1 for child in self.children)
 
     @property
     def completed(self) -> bool:
@@ -179,22 +189,74 @@ class group:
         """
         return _results(self.children, self.broker, block, timeout)
 
-    def wait(self, *, timeout: int | None = None) -> None:
-        """Return when all children have their result.
+    def wait(self, *, timeout: int | None = None, fail_fast: bool = True) -> None:
+        """Return when all messages of the group (of a pipeline: its last) have their result.
+
+        Parameters:
+          timeout: milliseconds to wait; by default until none has come for 10,000.
+          fail_fast: whether the first failure ends the wait, wherever it stands; otherwise it is
+            raised when all have ended.
 
         Raises:
-          ResultTimeout: after `timeout` milliseconds (10,000 by default).
+          ResultTimeout: they did not all come in time.
           ResultFailure: one of them failed for good.
         """
-        for _ in self.get_results(block=True, timeout=timeout):
-            pass
+        deadline, failure = Deadline(timeout), None
+        for backend, messages in self._members_by_backend().items():
+            left = deadline.left()
+            try:
+                backend.wait_for_all(messages, timeout=None if left is None else ceil(left), fail_fast=fail_fast)
+            except ResultFailure as error:
+                if fail_fast:
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _members_by_backend(self) -> dict[ResultBackend, list[Message[Any]]]:
+        members: dict[ResultBackend, list[Message[Any]]] = {}
+        for child in self.children:
+            if isinstance(child, group):
+                for backend, messages in child._members_by_backend().items():
+                    members.setdefault(backend, []).extend(messages)
+            else:
+                broker = child.broker if isinstance(child, pipeline) else self.broker
+                last = child.messages[-1] if isinstance(child, pipeline) else child
+                members.setdefault(broker.get_results_backend(), []).append(last)
+        return members
 
 
-def _last_with(child: pipeline, options: dict[str, Any]) -> pipeline:
-    if not options:
+Run = tuple[dict[str, Any], Iterator[int]]
+"""A run of a group: what its members are to know of it, and their numbers, each drawn once."""
+
+_REMEDY = "; make messages with an actor's .message(...)"
+
+
+def _is_message(child: Any) -> bool:
+    return hasattr(child, "message_id")
+
+
+def _keeper_of_groups(broker: Broker) -> Any:
+    for one in broker.middleware:
+        if any(cls.__name__ == "GroupCallbacks" for cls in type(one).__mro__):
+            return one
+    raise RuntimeError(
+        "this group has completion callbacks, but its broker has no GroupCallbacks middleware, which "
+        "would send them; add it with broker.add_middleware(GroupCallbacks(...))"
+    )
+
+
+def _as_member(message: Message[Any], runs: Sequence[Run]) -> Message[Any]:
+    if not runs:
+        return message
+    return message.copy(options={"groups": [{**run, "member": next(numbers)} for run, numbers in runs]})
+
+
+def _last_as_member(child: pipeline, runs: Sequence[Run]) -> pipeline:
+    if not runs:
         return child
     *rest, last = child.messages
-    return pipeline([*rest, last.copy(options=options)], broker=child.broker)
+    return pipeline([*rest, _as_member(last, runs)], broker=child.broker)
 
 
 def _has_result(message: Message[Any], broker: Broker) -> bool:

@@ -21,7 +21,6 @@ from .errors import (
     RateLimitExceeded,
     Retry,
     SkipMessage,
-    StoreError,
     WorkerCrashed,
     text_of,
 )
@@ -29,7 +28,7 @@ from .logging import get_logger
 from .message import Message
 from .middleware import TimeLimitExceeded
 from .store import Outcome, Record
-from .store.base import DEAD, RETRY
+from .store.base import DEAD, RETRY, UNKNOWN_ACTOR
 from .threading import Interruptible
 
 VERDICTS: dict[str, type[BaseException]] = {
@@ -53,7 +52,10 @@ class Execution:
       door: where interrupts come in while the actor runs.
     """
 
-    __slots__ = ("_broker", "_door", "_exception", "_later", "_record", "_result", "_skipped", "message", "outcome")
+    __slots__ = (
+        "_broker", "_door", "_exception", "_later", "_record", "_refused", "_result", "_skipped",
+        "message", "outcome",
+    )  # fmt: skip
 
     def __init__(self, broker: Broker, record: Record, door: Interruptible) -> None:
         self._broker = broker
@@ -62,8 +64,10 @@ class Execution:
         self._result: Any = None
         self._exception: BaseException | None = None
         self._skipped = False
+        self._refused = False
+        """Whether it cannot be run at all: hooks around running it would make no sense."""
         self._later: list[Any] = []
-        self.message: MessageProxy | None = None
+        self.message: MessageProxy
         self.outcome = Outcome(record)
 
     def run(self) -> Outcome:
@@ -87,14 +91,13 @@ class Execution:
         for write in self._later:
             try:
                 write()
-            except StoreError:
+            except Exception:  # a backend may be the user's own
                 logger.exception("Cannot keep what belongs to message %s in another store.", self.message)
-        if self.message is not None:
-            signal = "nack" if self.message.failed else "ack"
-            if self._broker.hooks(f"after_{signal}"):
-                self._broker.emit_after(signal, self.message)
-            # It refers to frames, which refer to everything: let go of it.
-            self.message.clear_exception()
+        signal = "nack" if self.message.failed else "ack"
+        if self._broker.hooks(f"after_{signal}"):
+            self._broker.emit_after(signal, self.message)
+        # It refers to frames, which refer to everything: let go of it.
+        self.message.clear_exception()
         self._exception = None
 
     def _decode(self) -> None:
@@ -103,7 +106,9 @@ class Execution:
             message = Message.decode_stored(record.body, record.encoder, record.wire)
         except DecodeError as error:
             logger.error("Cannot decode the message %s: %s", record.message_id, error)
-            self._exception = error
+            # What its sender wrote beside the bytes is enough to tell those who wait for it.
+            self.message = MessageProxy(Message(record.queue, record.actor, (), {}, {}, record.message_id))
+            self._refuse(error)
             return
         if record.attempts == 1 and "retries" in message.options:
             for name in OPTIONS_OF_A_LIFE:
@@ -111,7 +116,7 @@ class Execution:
         self.message = MessageProxy(message)
 
     def _look_for_a_verdict(self) -> None:
-        if self.message is None:
+        if self._refused:
             return
         if self._record.verdict is not None:
             kind, _, text = self._record.verdict.partition(": ")
@@ -119,11 +124,10 @@ class Execution:
             logger.error("The message %s ended its worker: %s.", self.message, text)
         elif self.message.actor_name not in self._broker.actors:
             logger.error("No actor named %r is declared here.", self.message.actor_name)
-            self._fail_with(ActorNotFound(self.message.actor_name))
-            self.message.fail()
+            self._refuse(ActorNotFound(self.message.actor_name))
 
     def _run_hooks_before(self) -> None:
-        if self.message is None or self._exception is not None:
+        if self._exception is not None:
             return
         try:
             self._broker.emit_before("process_message", self.message)
@@ -137,7 +141,7 @@ class Execution:
 
     def _call_actor(self) -> None:
         message, door = self.message, self._door
-        if message is None or self._exception is not None:
+        if self._exception is not None:
             return
         actor = self._broker.actors[message.actor_name]
         try:
@@ -154,14 +158,17 @@ class Execution:
         else:
             _end_if_forked(door, None)
 
+    def _refuse(self, error: BaseException) -> None:
+        self._fail_with(error)
+        self._refused = True
+        self.message.fail()
+
     def _fail_with(self, error: BaseException) -> None:
-        assert self.message is not None
         self._exception = error
         self.message.stuff_exception(error)
 
     def _log_failure(self, error: BaseException) -> None:
         message = self.message
-        assert message is not None
         actor = self._broker.actors.get(message.actor_name)
         throws = (actor.options.get("throws") if actor is not None else None) or ()
         if isinstance(error, RateLimitExceeded):
@@ -183,7 +190,7 @@ class Execution:
 
     def _run_hooks_after(self) -> None:
         message, broker = self.message, self._broker
-        if message is None or isinstance(self._exception, ActorNotFound):
+        if self._refused:
             return
         if self._skipped:
             broker.emit_after("skip_message", message)
@@ -199,13 +206,11 @@ class Execution:
 
     def _fail_if_nobody_retries(self) -> None:
         # dramatiq forgets such a message; here it becomes a dead letter.
-        if self.message is not None and self._exception is not None and not self._skipped:
+        if self._exception is not None and not self._skipped:
             if not any(record.message_id == self._record.message_id for record in self.outcome.puts):
                 self.message.fail()
 
     def _run_hooks_before_the_end(self) -> None:
-        if self.message is None:
-            return
         signal = "nack" if self.message.failed else "ack"
         try:
             self._broker.emit_before(signal, self.message)
@@ -214,12 +219,14 @@ class Execution:
 
     def _settle(self) -> None:
         outcome = self.outcome
-        if self.message is None or self.message.failed:
+        if self.message.failed:
             outcome.kind = DEAD
             error = self._exception
-            outcome.reason = (
-                f"{type(error).__name__}: {text_of(error)}" if error is not None else "failed by a middleware"
-            )
+            reason = f"{type(error).__name__}: {text_of(error)}" if error is not None else "failed by a middleware"
+            if reason.startswith(UNKNOWN_ACTOR) and not self._refused:
+                # The actor itself raised it. Alone it would mean: run it again where its actor is known.
+                reason = f"its actor raised {reason}"
+            outcome.reason = reason
             return
         for place, record in enumerate(outcome.puts):
             if record.message_id == self._record.message_id:

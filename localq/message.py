@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -188,6 +189,15 @@ class Message(Generic[R]):
             backend = current.get_broker().get_results_backend()
         result: R = backend.get_result(self, block=block, timeout=timeout)
         return result
+
+
+def later_steps(message: Any) -> Iterator[Message[Any]]:
+    """The messages that follow it in its pipeline if it succeeds, the next one first."""
+    target = message.options.get("pipe_target")
+    while target is not None:
+        following: Message[Any] = Message(**target)
+        yield following
+        target = following.options.get("pipe_target")
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

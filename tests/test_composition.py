@@ -12,6 +12,7 @@ import pytest
 import localq
 from localq import Broker, Message, MessageProxy, Middleware, group, pipeline
 from localq.errors import EncodeError, ResultFailure, ResultMissing, ResultTimeout
+from localq.middleware import GroupCallbacks
 from localq.store import Selection
 from localq.store.base import DEAD, DELAYED
 
@@ -204,10 +205,9 @@ def test_a_failure_ends_the_pipeline(broker: Broker, add: Any, fail: Any, drain:
 
     assert broker.get_queue_message_counts("default") == (0, 0, 1)
     assert pipe.messages[0].get_result() == 3
-    with pytest.raises(ResultMissing):
-        pipe.get_result()
-    with pytest.raises(ResultFailure, match="actor raised RuntimeError: broken"):
-        list(pipe.get_results())
+    for ask in (pipe.get_result, lambda: list(pipe.get_results())):
+        with pytest.raises(ResultFailure, match="actor raised RuntimeError: broken"):
+            ask()
 
 
 def test_a_pipeline_goes_on_after_a_retry_that_succeeds(
@@ -245,7 +245,8 @@ def test_a_message_that_a_middleware_failed_ends_the_pipeline(
     drain(broker)
 
     assert lucky.completed
-    assert not unlucky.completed
+    with pytest.raises(ResultFailure, match="failed by a middleware"):
+        unlucky.get_result()
     assert broker.get_queue_message_counts("default") == (0, 0, 1)
 
 
@@ -470,6 +471,116 @@ def test_waiting_for_a_group_with_a_failure_says_so(
         g.wait(timeout=20_000)
 
 
+@pytest.mark.parametrize("kind", ["message", "pipeline", "group", "pipeline in a group"])
+def test_waiting_for_a_group_ends_with_the_first_failure_wherever_it_stands(
+    broker: Broker, fail: Any, start_worker: Callable[..., Any], kind: str
+) -> None:
+    released = threading.Event()
+
+    @localq.actor
+    def hold(*args: Any) -> None:
+        assert released.wait(20)
+
+    pipe = hold.message_with_options(pipe_ignore=True) | fail.message() | hold.message() | hold.message()
+    failing = {"message": fail.message(), "pipeline": pipe, "group": group([hold.message(), fail.message()])}
+    failing["pipeline in a group"] = group([hold.message(), fail.message() | hold.message() | hold.message()])
+    g = group([hold.message(), failing[kind], hold.message()]).run()
+    start_worker(broker, worker_threads=5)
+    if kind == "pipeline":
+        released.set()
+
+    with pytest.raises(ResultFailure, match="actor raised RuntimeError: broken"):
+        g.wait(timeout=20_000)
+    assert released.is_set() == (kind == "pipeline")
+    released.set()
+
+
+def test_waiting_for_a_group_can_go_on_after_a_failure(
+    broker: Broker, fail: Any, start_worker: Callable[..., Any]
+) -> None:
+    released = threading.Event()
+    ended = []
+
+    @localq.actor
+    def hold(n: int) -> None:
+        assert released.wait(20)
+        ended.append(n)
+
+    g = group([fail.message(), hold.message(1), group([fail.message() | hold.message(), hold.message(2)])]).run()
+    start_worker(broker, worker_threads=3)
+
+    with pytest.raises(ResultTimeout, match="have no result after 100 ms"):
+        g.wait(timeout=100, fail_fast=False)
+    released.set()
+    with pytest.raises(ResultFailure, match="actor raised RuntimeError: broken"):
+        g.wait(timeout=20_000, fail_fast=False)
+    assert sorted(ended) == [1, 2]
+
+
+def test_waiting_for_a_group_whose_parts_keep_their_results_in_several_places(
+    broker: Broker, add: Any, make_broker: Callable[..., Broker], drain: Callable[..., None]
+) -> None:
+    other = make_broker("memory://", localq.brokers.with_results())
+    localq.actor(lambda x: x, actor_name="give", broker=other)
+    localq.actor(lambda *args: 1, actor_name="give")
+    elsewhere = pipeline([Message("default", "give", (1,), {}, {})], broker=other)
+    g = group([add.message(1, 2), group([elsewhere])])
+    elsewhere.run()
+    broker.enqueue(g.children[0])  # type: ignore[arg-type]
+    drain(broker)
+
+    with pytest.raises(ResultTimeout):
+        g.wait(timeout=50)
+    drain(other)
+    g.wait(timeout=20_000)
+
+
+def test_waiting_for_a_group_of_nothing_returns_at_once(broker: Broker) -> None:
+    group([]).run().wait(timeout=0)
+
+
+@pytest.mark.parametrize("foreign", [42, None, {"queue_name": "default"}, "add"])
+def test_what_is_no_message_is_refused_in_a_pipeline_and_a_group(broker: Broker, add: Any, foreign: Any) -> None:
+    for build in (
+        lambda: group([add.message(1, 2), foreign]),
+        lambda: pipeline([add.message(1, 2), foreign]),
+        lambda: add.message(1, 2) | foreign,
+        lambda: (add.message(1, 2) | add.message(3)) | foreign,
+    ):
+        with pytest.raises(TypeError, match=r"messages.*, not of .*\.message\("):
+            build()
+    with pytest.raises(TypeError, match="a completion callback is a message"):
+        group([add.message(1, 2)]).add_completion_callback(foreign)
+
+
+def test_an_actor_and_a_group_are_no_parts_of_a_pipeline(broker: Broker, add: Any) -> None:
+    with pytest.raises(TypeError, match="not of Actor"):
+        group([add])
+    with pytest.raises(TypeError, match="not of <localq"):
+        pipeline([add.message(1, 2), group([add.message(3, 4)])])  # type: ignore[list-item]
+
+
+def test_asking_for_results_that_the_broker_does_not_keep_says_so(make_broker: Callable[..., Broker]) -> None:
+    broker = make_broker("memory://")
+    localq.set_broker(broker)
+    give = localq.actor(lambda *args: 1, actor_name="give", broker=broker)
+    pipe, g = give.message() | give.message(), group([give.message()])
+
+    for ask in (
+        give.message().get_result,
+        lambda: give.message().get_result(block=True),
+        pipe.get_result,
+        lambda: list(pipe.get_results()),
+        lambda: pipe.completed,
+        lambda: pipe.completed_count,
+        lambda: list(g.get_results()),
+        lambda: g.completed,
+        lambda: g.wait(timeout=20_000),
+    ):
+        with pytest.raises(RuntimeError, match=r"keeps no results: add localq\.results\.Results"):
+            ask()
+
+
 def test_asking_how_far_something_is_that_has_failed_says_what_ended_it(
     broker: Broker, add: Any, fail: Any, drain: Callable[..., None]
 ) -> None:
@@ -535,6 +646,7 @@ def test_a_group_can_be_run_again(broker: Broker, drain: Callable[..., None]) ->
 
 
 def test_a_group_with_callbacks_needs_the_middleware_for_them(broker: Broker, add: Any) -> None:
+    broker.middleware = [one for one in broker.middleware if not isinstance(one, GroupCallbacks)]
     plain, nested = group([add.message(1, 2)]), group([add.message(1, 2)])
     plain.add_completion_callback(add.message(3, 4))
     nested.add_completion_callback(add.message(3, 4))

@@ -281,11 +281,13 @@ localq.errors: DramatiqError BrokerError DecodeError ActorNotFound QueueNotFound
     Retry BrokerConnectionError ConnectionClosed ConnectionFailed
 localq.logging: get_logger
 localq.message: Message get_encoder set_encoder
-localq.middleware: AgeLimit Callbacks CurrentMessage Interrupt Middleware MiddlewareError Pipelines Retries Shutdown
-    ShutdownNotifications SkipMessage TimeLimit TimeLimitExceeded default_middleware raise_thread_exception
+localq.middleware: AgeLimit Callbacks CurrentMessage GroupCallbacks Interrupt Middleware MiddlewareError Pipelines
+    Retries Shutdown ShutdownNotifications SkipMessage TimeLimit TimeLimitExceeded default_middleware
+    raise_thread_exception
 localq.middleware.age_limit: AgeLimit
 localq.middleware.callbacks: Callbacks
 localq.middleware.current_message: CurrentMessage
+localq.middleware.group_callbacks: GroupCallbacks
 localq.middleware.middleware: Middleware
 localq.middleware.pipelines: Pipelines
 localq.middleware.retries: Retries

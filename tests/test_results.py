@@ -18,7 +18,7 @@ from localq.brokers import SQLiteBroker
 from localq.clock import clock
 from localq.errors import SkipMessage
 from localq.results import Missing, ResultBackend, ResultFailure, ResultMissing, Results, ResultTimeout
-from localq.results.backends import SQLiteBackend
+from localq.results.backends import SQLiteBackend, StubBackend
 from localq.store import Selection
 
 NOW = {"min_backoff": 0, "max_backoff": 0}
@@ -243,14 +243,138 @@ def test_a_failure_is_not_kept_where_results_are_not(broker: Broker, drain: Call
         message.get_result()
 
 
-def test_nobody_is_told_that_a_message_failed_which_may_still_find_its_actor(
-    broker_with_results: Broker, drain: Callable[..., None]
+def test_who_waits_for_an_actor_that_nobody_declares_hears_so_at_once_and_no_more_when_one_comes(
+    broker_with_results: Broker, start_worker: Callable[..., Any], drain: Callable[..., None]
 ) -> None:
     broker_with_results.declare_queue("default")
-    message = broker_with_results.enqueue(make(actor_name="nobody"))
+    worker = start_worker(broker_with_results)
+    message = broker_with_results.enqueue(make(actor_name="late", args=(1,)))
+
+    with pytest.raises(ResultFailure, match="actor raised ActorNotFound: late"):
+        message.get_result(block=True, timeout=20_000)
+
+    worker.stop()
+    localq.actor(lambda x: x + 1, actor_name="late")
+    second = localq.Worker(broker_with_results, worker_threads=1)
+    with pytest.raises(ResultFailure):
+        message.get_result()
+    second.boot()  # it has joined, and runs nothing yet
+    with pytest.raises(ResultMissing):
+        message.get_result()
+    second.leave()
+    drain(broker_with_results)
+    assert message.get_result() == 2
+
+
+def test_an_actor_that_raises_what_an_unknown_actor_would_is_a_failure_like_others(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    runs = []
+
+    @localq.actor(max_retries=1, **NOW)
+    def relay() -> None:
+        runs.append(1)
+        broker_with_results.get_actor("nobody")
+
+    message = relay.send()
     drain(broker_with_results)
 
+    assert len(runs) == 2
+    assert broker_with_results.get_queue_message_counts("default") == (0, 0, 1)
+    with pytest.raises(ResultFailure, match="actor raised ActorNotFound: nobody"):
+        message.get_result()
+    drain(broker_with_results)  # another worker, which declares the actor of the dead letter
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("how", ["again", "for good"])
+def test_the_failure_of_a_dead_letter_is_forgotten_when_it_is_run_again(
+    broker_with_results: Broker, drain: Callable[..., None], how: str
+) -> None:
+    broken = [True]
+
+    @localq.actor(max_retries=0)
+    def work(*results: Any) -> int:
+        if broken[0]:
+            raise RuntimeError("broken")
+        return 7
+
+    pipe = work.message() | work.message() | work.message()
+    pipe.run()
+    drain(broker_with_results)
+    for step in pipe.messages:
+        with pytest.raises(ResultFailure, match="actor raised RuntimeError: broken"):
+            step.get_result()
+
+    broken[0] = how == "again"
+    assert broker_with_results.store.move(Selection(states=["dead"]), "waiting", now=clock.wall()) == 1
+    for step in pipe.messages:
+        with pytest.raises(ResultMissing):
+            step.get_result()
+    drain(broker_with_results)
+    if how == "again":
+        with pytest.raises(ResultFailure):
+            pipe.get_result()
+    else:
+        assert list(pipe.get_results()) == [7, 7, 7]
+
+
+@pytest.mark.parametrize("how", ["failed", "expected", "skipped", "skipped as failed", "unknown"])
+def test_who_waits_for_the_last_step_of_a_pipeline_hears_at_once_how_an_earlier_one_ended(
+    broker_with_results: Broker, start_worker: Callable[..., Any], how: str
+) -> None:
+    class Ending(Middleware):
+        def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+            if how.startswith("skipped"):
+                message.failed = how == "skipped as failed"
+                raise SkipMessage("not today")
+
+    broker_with_results.add_middleware(Ending())
+
+    @localq.actor(max_retries=0, throws=KeyError)
+    def first() -> None:
+        raise {"failed": RuntimeError, "expected": KeyError}[how]("broken")
+
+    last = localq.actor(lambda *results: 1, actor_name="last")
+    middle = localq.actor(lambda *results: 1, actor_name="middle", store_results=False)
+    begin: Message[Any] = first.message() if how != "unknown" else make(actor_name="nobody")
+    pipe = begin | middle.message() | last.message()
+    start_worker(broker_with_results)
+    pipe.run()
+
+    reason = {"failed": "RuntimeError: broken", "expected": "KeyError", "unknown": "ActorNotFound: nobody"}
+    with pytest.raises(ResultFailure, match=f"actor raised {reason.get(how, 'SkipMessage: not today')}"):
+        pipe.get_result(block=True, timeout=20_000)
     with pytest.raises(ResultMissing):
+        pipe.messages[1].get_result()
+
+
+def test_who_waits_for_bytes_that_cannot_be_read_hears_so_at_once(
+    broker_with_results: Broker, start_worker: Callable[..., Any]
+) -> None:
+    broker_with_results.declare_queue("default")
+    message = make(actor_name="give")
+    record = broker_with_results.record_of(message, clock.wall())
+    record.body = b"no message"
+    broker_with_results.store.put([record], now=clock.wall())
+    start_worker(broker_with_results)
+
+    with pytest.raises(ResultFailure, match="actor raised DecodeError: "):
+        message.get_result(block=True, timeout=20_000)
+
+
+def test_a_message_that_a_middleware_failed_is_a_failure_although_its_actor_returned(
+    broker_with_results: Broker, drain: Callable[..., None]
+) -> None:
+    class Failing(Middleware):
+        def after_process_message(self, broker: Broker, message: MessageProxy, **outcome: Any) -> None:
+            message.fail()
+
+    broker_with_results.add_middleware(Failing())
+    message = localq.actor(lambda: 1, actor_name="give").send()
+    drain(broker_with_results)
+
+    with pytest.raises(ResultFailure, match="actor raised Exception: failed by a middleware"):
         message.get_result()
 
 
@@ -471,6 +595,41 @@ def test_an_encoder_of_the_backend_is_used_in_the_place_of_the_global_one(
     backend.store.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"namespace": "mine", "use_namespace_prefix_keys": True}])
+def test_a_stub_backend_keeps_results_in_memory_and_can_be_emptied(
+    broker: Broker, drain: Callable[..., None], options: dict[str, Any]
+) -> None:
+    backend = StubBackend(**options)
+    broker.add_middleware(Results(backend=backend, store_results=True))
+    message = localq.actor(lambda: (1, 2), actor_name="give").send()
+    drain(broker)
+
+    assert message.get_result() == (1, 2)
+    assert backend.db.keys() == {backend.build_message_key(message)}
+    assert ("mine:default:give:" in next(iter(backend.db))) == bool(options)
+
+    backend.db = {}
+    with pytest.raises(ResultMissing):
+        message.get_result()
+    assert backend.db == {}
+    with pytest.raises(ValueError, match="can only be emptied"):
+        backend.db = {"key": b"value"}
+
+
+def test_a_stub_backend_wakes_who_waits_for_a_result(broker: Broker, start_worker: Callable[..., Any]) -> None:
+    broker.add_middleware(Results(backend=StubBackend()))
+
+    @localq.actor(store_results=True, max_retries=0)
+    def work(ok: bool) -> int:
+        return 1 // ok
+
+    start_worker(broker)
+
+    assert work.send(True).get_result(block=True) == 1
+    with pytest.raises(ResultFailure, match="actor raised ZeroDivisionError"):
+        work.send(False).get_result(block=True)
+
+
 @pytest.mark.parametrize("file", ["jobs.db", "results.db"])
 def test_a_backend_can_be_made_by_hand_on_the_same_or_another_file(
     tmp_path: Path, file: str, drain: Callable[..., None]
@@ -541,7 +700,7 @@ def test_a_result_is_visible_exactly_when_its_message_is_done(
     assert looking.seen == [("before", Missing, 1), ("after", 7, 0)]
 
 
-def test_a_result_in_another_file_is_written_after_the_end_of_its_message(
+def test_a_result_in_another_file_is_written_before_the_end_of_its_message(
     tmp_path: Path, make_broker: Callable[..., Broker], drain: Callable[..., None]
 ) -> None:
     backend = SQLiteBackend(tmp_path / "results.db")
@@ -551,7 +710,8 @@ def test_a_result_in_another_file_is_written_after_the_end_of_its_message(
 
     drain(broker)
 
-    assert looking.seen[0] == ("before", Missing, 1)
+    # Should its process die in between, the message runs again, and its result is written again.
+    assert looking.seen == [("before", 7, 1), ("after", 7, 0)]
     assert message.get_result(backend=backend) == 7
     backend.store.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .. import current
 from ..broker import Broker, set_broker
 from ..location import default_location
-from ..middleware import AsyncIO, CurrentMessage, Middleware, default_middleware
+from ..middleware import AsyncIO, CurrentMessage, GroupCallbacks, Middleware, default_middleware
 from ..results import Results
 from .sqlite import SQLiteBroker
 
@@ -21,7 +21,7 @@ def connect(url: str | None = None, *, middleware: Iterable[Middleware] | None =
     Parameters:
       url: ``sqlite:///jobs.db`` (relative), ``sqlite:////path/jobs.db`` (absolute), or
         ``memory://`` for this process alone; by default ``LOCALQ_URL`` or the project's own file.
-      middleware: by default the usual one, and `Results` for every actor.
+      middleware: by default the usual one, `GroupCallbacks`, and `Results` for every actor.
 
     Raises:
       BrokerError: the URL names no store, or one that cannot be used.
@@ -51,4 +51,5 @@ current.make_default_broker = make_default_broker
 def with_results() -> list[Middleware]:
     """The middleware of a broker that was not set up by hand."""
     usual = [make() for make in default_middleware]
-    return [*usual, Results(store_results=True), CurrentMessage(), AsyncIO(only_if_needed=True)]
+    further = [GroupCallbacks(), Results(store_results=True), CurrentMessage(), AsyncIO(only_if_needed=True)]
+    return [*usual, *further]

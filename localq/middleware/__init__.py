@@ -7,6 +7,7 @@ from .age_limit import AgeLimit
 from .asyncio import AsyncIO
 from .callbacks import Callbacks
 from .current_message import CurrentMessage
+from .group_callbacks import GroupCallbacks
 from .middleware import Middleware, MiddlewareError, SkipMessage
 from .pipelines import Pipelines
 from .retries import Retries
@@ -18,6 +19,7 @@ __all__ = [
     "AsyncIO",
     "Callbacks",
     "CurrentMessage",
+    "GroupCallbacks",
     "Interrupt",
     "Middleware",
     "MiddlewareError",

@@ -17,7 +17,7 @@ from ..names import q_name
 from ..store import Store, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..message import Message
 
@@ -87,6 +87,38 @@ class ResultBackend(ABC):
                 raise ResultMissing(f"{message} has no result (yet, or its time to live is over)")
         return self.unwrap_result(stored)
 
+    def wait_for_all(
+        self, messages: Iterable[Message[Any]], *, timeout: int | None = None, fail_fast: bool = True
+    ) -> None:
+        """Return when all of the messages have their result.
+
+        Parameters:
+          messages: the messages, as they were sent.
+          timeout: milliseconds to wait; by default until none has come for 10,000.
+          fail_fast: whether the first failure ends the wait; otherwise it is raised at the end.
+
+        Raises:
+          ResultTimeout: they did not all come in time.
+          ResultFailure: one of the messages failed for good.
+        """
+        missing = {self.build_message_key(message): message for message in messages}
+        deadline, failure = Deadline(timeout), None
+        while missing:
+            left = deadline.left()
+            stored = self._wait_any(list(missing), DEFAULT_TIMEOUT if left is None else left)
+            if not stored:
+                raise ResultTimeout(_still_missing(list(missing.values()), timeout))
+            for key in [key for key in missing if key in stored]:
+                del missing[key]
+                try:
+                    self.unwrap_result(stored[key])
+                except ResultFailure as error:
+                    if fail_fast:
+                        raise
+                    failure = failure or error
+        if failure is not None:
+            raise failure
+
     def store_result(self, message: Message[Any], result: Any, ttl: int) -> None:
         """Keep what the actor returned for `ttl` milliseconds.
 
@@ -130,11 +162,18 @@ class ResultBackend(ABC):
 
     def _wait(self, key: str, timeout: float) -> Any:
         """What is under the key, waited for; `Missing` after `timeout` milliseconds."""
+        return self._wait_any([key], timeout).get(key, Missing)
+
+    def _wait_any(self, keys: Sequence[str], timeout: float) -> dict[str, Any]:
+        """What is under any of the keys, waited for; nothing after `timeout` milliseconds."""
         deadline, naps = Deadline(timeout), 0
-        while (stored := self._get(key)) is Missing and not deadline.passed():
+        while True:
+            looked = ((key, self._get(key)) for key in keys)
+            stored = {key: result for key, result in looked if result is not Missing}
+            if stored or deadline.passed():
+                return stored
             naps, nap = compute_backoff(naps, factor=BACKOFF_FACTOR)
             sleep(min(nap, deadline.left() or 0) / 1000)
-        return stored
 
     @abstractmethod
     def _get(self, key: str) -> Any:
@@ -149,7 +188,8 @@ class StoreBackend(ResultBackend):
     """Results in a store of messages. Who waits for one is woken when it comes.
 
     While the hooks after a message run, results of the same store are kept back and written
-    together with the end of the message.
+    together with the end of the message. In another store they are written at once: should the
+    process die before the message has ended, it runs again and its result is written again.
 
     Parameters:
       open_store: gives the store; called when it is first needed.
@@ -167,8 +207,9 @@ class StoreBackend(ResultBackend):
     def _get(self, key: str) -> Any:
         return self._decode(self.store.get_value(key, now=clock.wall()))
 
-    def _wait(self, key: str, timeout: float) -> Any:
-        return self._decode(self.store.wait_value(key, clock=clock.wall, timeout=timeout))
+    def _wait_any(self, keys: Sequence[str], timeout: float) -> dict[str, Any]:
+        found = self.store.wait_values(keys, clock=clock.wall, timeout=timeout)
+        return {key: self._decode(data) for key, data in found.items()}
 
     def _decode(self, data: bytes | None) -> Any:
         if data is None:
@@ -179,15 +220,19 @@ class StoreBackend(ResultBackend):
     def _store(self, key: str, result: Any, ttl: int) -> None:
         kept = result if isinstance(result, dict) and result.keys() != {"bare"} else {"bare": result}
         value = Value(key, self._encoder().encode(kept), ttl)
-        store = self.store
-        outcome = current.outcome_in(store)
-        later = current.thread.later
-        if outcome is None and later is not None:
-            later.append(lambda: store.set_values([value], now=clock.wall()))
-        elif outcome is None:
-            store.set_values([value], now=clock.wall())
-        else:
-            outcome.values.append(value)
+        outcome = current.outcome_in(self.store)
+        if outcome is None:
+            self.store.set_values([value], now=clock.wall())
+            return
+        if "exception" in kept:
+            value.until_revived = outcome.record.message_id
+        outcome.values.append(value)
 
     def _encoder(self) -> Encoder:
         return self.encoder or get_encoder()
+
+
+def _still_missing(messages: Sequence[Message[Any]], timeout: int | None) -> str:
+    more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
+    patience = f"after {timeout} ms" if timeout is not None else f"and none has come for {DEFAULT_TIMEOUT} ms"
+    return f"{messages[0]}{more} have no result {patience}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ActorNotFound, EncodeError
+from ..errors import EncodeError
 from ..logging import get_logger
+from ..message import later_steps
 from ..middleware.middleware import Middleware, option
 from .backend import ResultBackend, StoreBackend
 
@@ -17,6 +19,8 @@ DEFAULT_RESULT_TTL = 10 * 60 * 1000
 
 class Results(Middleware):
     """Keeps the results of actors, and that they failed for good.
+
+    A failure is also told to those who wait for the later steps of its pipeline.
 
     Parameters:
       backend: where; by default the broker's own store.
@@ -68,17 +72,26 @@ class Results(Middleware):
             )
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        if message.failed:
+            return  # see before_nack
         store, ttl = self._options(broker, message)
-        if store and not message.failed:
+        if store:
             self._store(broker, message, None, ttl)
+        self._store_failure(broker, later_steps(message), message._exception)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
-        if isinstance(message._exception, ActorNotFound):
-            # It runs after all when a worker comes that declares the actor: nobody is told yet.
-            return
-        store, ttl = self._options(broker, message)
-        if store and message._exception is not None:
-            self.backend_for(broker).store_exception(message, message._exception, ttl)  # type: ignore[arg-type]
+        self._store_failure(broker, (message, *later_steps(message)), message._exception)
+
+    def _store_failure(self, broker: Broker, messages: Iterable[Any], reason: BaseException | None) -> None:
+        """Tell those who wait for any of the messages that it will have no result, and why.
+
+        When a dead letter is brought back to life, its store forgets what was told for it.
+        """
+        reason = reason or Exception("failed by a middleware")
+        for message in messages:
+            store, ttl = self._options(broker, message)
+            if store:
+                self.backend_for(broker).store_exception(message, reason, ttl)
 
     def _store(self, broker: Broker, message: MessageProxy, result: Any, ttl: int) -> None:
         backend = self.backend_for(broker)
@@ -89,7 +102,7 @@ class Results(Middleware):
             self.logger.error("The result of message %s cannot be kept: %s", message.message_id, error)
             backend.store_exception(message, error, ttl)  # type: ignore[arg-type]
 
-    def _options(self, broker: Broker, message: MessageProxy) -> tuple[bool, int]:
+    def _options(self, broker: Broker, message: Any) -> tuple[bool, int]:
         actor = broker.actors.get(message.actor_name)
         store = option("store_results", message, actor, self.store_results)
         return store, option("result_ttl", message, actor, self.result_ttl)
