@@ -29,7 +29,7 @@ class _Thread(threading.local):
     outcome: Outcome | None = None
     store: Store | None = None
     later: list[Callable[[], None]] | None = None
-    """What is to be written in other stores, once that outcome is."""
+    """What is to be called once that outcome is written."""
 
 
 thread = _Thread()

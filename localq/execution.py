@@ -88,11 +88,8 @@ class Execution:
 
     def tell(self) -> None:
         """Run the hooks that wait until the outcome is written."""
-        for write in self._later:
-            try:
-                write()
-            except Exception:  # a backend may be the user's own
-                logger.exception("Cannot keep what belongs to message %s in another store.", self.message)
+        for call in self._later:
+            call()
         signal = "nack" if self.message.failed else "ack"
         if self._broker.hooks(f"after_{signal}"):
             self._broker.emit_after(signal, self.message)

@@ -23,8 +23,6 @@ GROUPS = "groups"
 FAILURES_OF = "failures_of_group"
 """The option of a callback that is told what failed, with the id of the run."""
 
-SUCCEEDED, ENDED = "succeeded", "ended"
-
 
 class GroupCallbacks(Middleware):
     """Sends the completion callbacks of a group, each once a run, when all of its members have
@@ -36,11 +34,13 @@ class GroupCallbacks(Middleware):
     of the message that failed (or was skipped), and the ``type`` and the ``message`` of the exception.
 
     In the broker's own store, the members are counted and the callbacks stored together with the
-    ends of the messages. A backend elsewhere counts when that is written: a process that dies in
-    between loses one count. The hooks before sending a callback run when its group is started.
+    ends of the messages; the hooks before sending a callback run when its group is started. A backend
+    elsewhere counts before the end of a message is written: if the process dies in between, that
+    message runs again, is not counted again, and the callbacks may be sent once more. What fires on
+    failure is counted in the broker's own store always, beside what failed.
 
     Parameters:
-      rate_limiter_backend: where to count; by default in the broker's own store.
+      rate_limiter_backend: where to count those that succeeded; by default in the broker's own store.
       barrier_ttl: milliseconds that a run of a group may take.
       fire_on_failure: for callbacks that do not say so themselves.
     """
@@ -70,13 +70,12 @@ class GroupCallbacks(Middleware):
         """
         group_id = generate_unique_id()
         messages = [self._prepare(broker, Message(**callback), group_id) for callback in callbacks]
-        barrier = self._backend_elsewhere(broker)
-        if barrier is None:
-            for message in messages:
+        elsewhere = self._backend_elsewhere(broker)
+        if elsewhere is not None:
+            Barrier(elsewhere, group_id, ttl=self.barrier_ttl).create(size)
+        for message in messages:
+            if elsewhere is None or _fires_on_failure(message):
                 broker.emit_before("enqueue", message, None)
-        else:
-            for end in {_end_awaited_by(message) for message in messages}:
-                Barrier(barrier, f"{group_id}:{end}", ttl=self.barrier_ttl).create(size)
         return {"id": group_id, "size": size, "callbacks": [message.asdict() for message in messages]}
 
     def _prepare(self, broker: Broker, message: Message[Any], group_id: str) -> Message[Any]:
@@ -109,12 +108,12 @@ class GroupCallbacks(Middleware):
         for message in messages:
             for run in message.options.get(GROUPS, ()):
                 callbacks = [broker.prepared(Message(**callback)) for callback in run["callbacks"]]
-                succeeded = [each for each in callbacks if _end_awaited_by(each) == SUCCEEDED]
-                ended = [each for each in callbacks if _end_awaited_by(each) == ENDED]
-                if succeeded and failure is None:
-                    self._arrive(broker, run, SUCCEEDED, succeeded)
-                if ended and self._ends_for_the_first_time(broker, run, failure):
-                    self._arrive(broker, run, ENDED, ended)
+                at_success = [each for each in callbacks if not _fires_on_failure(each)]
+                at_end = [each for each in callbacks if _fires_on_failure(each)]
+                if at_success and failure is None:
+                    self._succeed(broker, run, at_success)
+                if at_end and self._ends_for_the_first_time(broker, run, failure):
+                    self._count(broker, run, "ended", at_end)
 
     def _ends_for_the_first_time(self, broker: Broker, run: dict[str, Any], failure: dict[str, Any] | None) -> bool:
         """Keep how a member ended; False for a dead letter that was run again."""
@@ -130,21 +129,33 @@ class GroupCallbacks(Middleware):
             outcome.values.append(Value(key, b"", self.barrier_ttl))
         return is_first
 
-    def _arrive(self, broker: Broker, run: dict[str, Any], end: str, callbacks: list[Message[Any]]) -> None:
+    def _succeed(self, broker: Broker, run: dict[str, Any], callbacks: list[Message[Any]]) -> None:
+        elsewhere = self._backend_elsewhere(broker)
+        if elsewhere is None:
+            self._count(broker, run, "succeeded", callbacks)
+        elif self._is_the_last(elsewhere, run):
+            broker.enqueue_many(callbacks)
+
+    def _count(self, broker: Broker, run: dict[str, Any], what: str, callbacks: list[Message[Any]]) -> None:
         outcome, later = current.thread.outcome, current.thread.later
         assert outcome is not None
         assert later is not None
-        backend = self._backend_elsewhere(broker)
-        if backend is not None:
-            barrier = Barrier(backend, f"{run['id']}:{end}", ttl=self.barrier_ttl)
-            later.append(lambda: _send_if_all_are_there(broker, barrier, callbacks))
-            return
         now = clock.wall()
         records = [broker.record_of(message, now) for message in callbacks]
-        count = Count(f"{_topic(run['id'])}:{end}", run["size"], self.barrier_ttl, records)
+        count = Count(f"{_topic(run['id'])}:{what}", run["size"], self.barrier_ttl, records)
         outcome.counts.append(count)
         if broker.hooks("after_enqueue"):
             later.append(lambda: _tell_if_all_are_there(broker, count, callbacks))
+
+    def _is_the_last(self, backend: RateLimiterBackend, run: dict[str, Any]) -> bool:
+        """Count a member in a backend elsewhere; whether all are there now."""
+        barrier = Barrier(backend, run["id"], ttl=self.barrier_ttl)
+        complete = f"{barrier.key}:complete"
+        if backend.add(f"{barrier.key}:{run['member']}", 1, self.barrier_ttl):
+            return barrier.wait(block=False) and backend.incr(complete, 1, 1, self.barrier_ttl)
+        # It was counted before its process died. Whether it was the last is not known; if all are
+        # there, the callbacks are rather sent twice than never.
+        return not backend.incr(complete, 0, 0, self.barrier_ttl)
 
     # -- callbacks that want to know
 
@@ -167,8 +178,8 @@ def _topic(group_id: str) -> str:
     return f"group:{group_id}"
 
 
-def _end_awaited_by(callback: Message[Any]) -> str:
-    return ENDED if FAILURES_OF in callback.options else SUCCEEDED
+def _fires_on_failure(callback: Message[Any]) -> bool:
+    return FAILURES_OF in callback.options
 
 
 def _failure_of(message: MessageProxy) -> dict[str, Any]:
@@ -179,11 +190,6 @@ def _failure_of(message: MessageProxy) -> dict[str, Any]:
         "type": type(error).__name__,
         "message": text_of(error),
     }
-
-
-def _send_if_all_are_there(broker: Broker, barrier: Barrier, callbacks: list[Message[Any]]) -> None:
-    if barrier.wait(block=False):
-        broker.enqueue_many(callbacks)
 
 
 def _tell_if_all_are_there(broker: Broker, count: Count, callbacks: list[Message[Any]]) -> None:
