@@ -12,6 +12,7 @@ The road of a message, and where to read about each part of it::
     processes    Pools of worker processes, from the command line (cli) or in a `with` block.
     results      What actors returned.
     composition  Pipelines and groups.
+    rate_limits  How often or how many at a time; barriers.
     middleware   What is decided around a message, one file each.
 """
 

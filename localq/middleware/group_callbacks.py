@@ -28,10 +28,11 @@ class GroupCallbacks(Middleware):
     """Sends the completion callbacks of a group, each once a run, when all of its members have
     succeeded. The member that is a pipeline has succeeded when its last message has.
 
-    A callback with the option ``fire_on_failure`` (of the message, its actor or this middleware)
-    is sent when all members have ended, however they did. It gets what failed as its last
-    argument: a list, empty if nothing did, of dicts with the ``actor_name`` and the ``message_id``
-    of the message that failed (or was skipped), and the ``type`` and the ``message`` of the exception.
+    A callback with the option ``fire_on_failure`` (of the message, of its actor where that is declared
+    in the program that runs the group, or of this middleware) is sent when all members have ended,
+    however they did. It gets what failed as its last argument: a list, empty if nothing did, of dicts
+    with the ``actor_name`` and the ``message_id`` of the message that failed (or was skipped), and the
+    ``type`` and the ``message`` of the exception.
 
     In the broker's own store, the members are counted and the callbacks stored together with the
     ends of the messages; the hooks before sending a callback run when its group is started. A backend
