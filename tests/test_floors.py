@@ -259,7 +259,9 @@ def test_actor_is_the_decorator_however_it_was_imported(statement: str) -> None:
     """) == [True, "Actor", 3]
 
 
-@pytest.mark.parametrize("module", ["broker", "worker", "errors", "middleware", "results", "message", "encoder"])
+@pytest.mark.parametrize(
+    "module", ["broker", "worker", "errors", "middleware", "results", "rate_limits", "message", "encoder"]
+)
 def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None:
     assert in_a_fresh_interpreter(f"""
         import json, types

@@ -338,6 +338,24 @@ def test_a_callback_that_fires_on_failure_gets_an_empty_list_when_nothing_failed
     assert told == [("end", [])]
 
 
+@pytest.mark.parametrize("encoder", [localq.JSONEncoder, localq.PickleEncoder])
+def test_groups_are_followed_through_every_encoder(
+    own: Broker, drain: Callable[..., None], encoder: type[localq.Encoder]
+) -> None:
+    localq.set_encoder(encoder())
+    work, tell, tell_of_the_end = declare()
+    broken.add(1)
+    for members in ([work.message(0) | work.message(0)], [work.message(0), work.message(1) | work.message(0)]):
+        g = group(members)
+        g.add_completion_callback(tell.message("success"))
+        g.add_completion_callback(tell_of_the_end.message("end"))
+        g.run()
+    drain(own, worker_threads=1)
+
+    assert [word for word, *_ in sorted(told, key=lambda words: str(words[0]))] == ["end", "end", "success"]
+    assert sorted(len(words[1]) for words in told if words[0] == "end") == [0, 1]
+
+
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_dead_letter_that_is_run_again_does_not_end_its_group_again(
     broker: Broker, drain: Callable[..., None], run_again: Callable[[Broker], None], members: int

@@ -152,17 +152,19 @@ def test_an_interrupt_never_keeps_a_place(backend: RateLimiterBackend) -> None:
     opened.acquire(), landed.acquire()
     refused: list[bool] = []
 
+    def work() -> None:  # a function of its own: see test_interrupts.py
+        while not over and not refused:
+            with limiter.acquire(raise_on_failure=False) as acquired:
+                if not acquired:
+                    refused.append(True)
+
     def work_until_interrupted() -> None:
-        while not over:
+        while not over and not refused:
             door = Interruptible()
             try:
                 door.open()
                 opened.release()
-                while not over:
-                    with limiter.acquire(raise_on_failure=False) as acquired:
-                        if not acquired:
-                            refused.append(True)
-                            return
+                work()
             except Interrupt:
                 door.close()
                 door.forget()

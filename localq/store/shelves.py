@@ -123,7 +123,7 @@ _SHAPES: dict[type, dict[str, type | tuple[type, ...]]] = {
         "eta": (int, type(None)),
         "created_at": int,
     },
-    Value: {"key": str, "data": bytes, "ttl": int},
+    Value: {"key": str, "data": bytes, "ttl": int, "until_revived": (str, type(None))},
     Count: {"key": str, "target": int, "ttl": int, "amount": int},
     Event: {"topic": str, "data": bytes, "ttl": int},
     Schedule: {"name": str, "due_at": int, "body": bytes},
