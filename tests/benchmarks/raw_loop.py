@@ -182,7 +182,7 @@ def run(row: Row) -> Row:
         hook(message)
     result = noop(*message["args"], **message["kwargs"])
     until = time.time_ns() // 1_000_000 + RESULT_TTL
-    return key_of(row[ID]), packb({"result": result}), until
+    return key_of(row[ID]), packb({"result": result}), until, None
 
 
 def key_of(message_id: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from localq.store.base import DEAD
+from localq.store.database import SCHEMA_VERSION
 
 from .support import Lab, both_start_methods
 
@@ -35,7 +36,7 @@ def test_info_tells_the_file_and_why_and_how_it_is_set_up(lab: Lab) -> None:
     assert info["exists"] is True
     assert info["sqlite_version"] == sqlite3.sqlite_version
     assert info["journal_mode"] == "wal"
-    assert info["schema_version"] == 1
+    assert info["schema_version"] == SCHEMA_VERSION
     text = said(lab, "info")
     for value in (str(lab.file), "LOCALQ_URL", sqlite3.sqlite_version, "wal"):
         assert value in text
