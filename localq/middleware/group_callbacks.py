@@ -95,7 +95,7 @@ class GroupCallbacks(Middleware):
     # -- members that end
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
-        if message._exception is None:
+        if GROUPS in message.options and message._exception is None:
             self._end(broker, (message,), None)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
