@@ -15,11 +15,12 @@ from ..errors import PoolError
 from ..processes.config import START_METHODS, PoolConfig, available_cores, default_start_method
 from ..processes.logs import set_up_logging
 from ..processes.supervisor import Supervisor
+from .arguments import WordsAfterOptions, fork_timeout
 
 PID_FILE_ERROR = 4
 
 
-@click.command()
+@click.command(cls=WordsAfterOptions)
 @click.argument("app", metavar="MODULE[:BROKER]")
 @click.argument("modules", nargs=-1)
 @click.option(
@@ -42,7 +43,7 @@ PID_FILE_ERROR = 4
     "--queues",
     multiple=True,
     metavar="QUEUE",
-    help="Only this queue; repeat it, or separate several by commas.  [default: all]",
+    help="Only this queue; several one after another, or separated by commas.  [default: all]",
 )
 @click.option(
     "-P",
@@ -51,12 +52,29 @@ PID_FILE_ERROR = 4
     default=["."],
     show_default=True,
     metavar="FOLDER",
-    help="Where modules are found; may be repeated.",
+    help="Where modules are found; several one after another.",
 )
 @click.option("--pid-file", metavar="FILE", help="Write the process id of the supervisor there.")
 @click.option("--log-file", metavar="FILE", help="Log there instead of to the standard error stream.")
 @click.option("--skip-logging", is_flag=True, help="Leave logging to the application.")
 @click.option("-v", "--verbose", count=True, help="Log more.")
+@click.option(
+    "-f",
+    "--fork-function",
+    "--fork",
+    "fork_functions",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Run this function in a process of its own beside the workers; may be repeated.",
+)
+@click.option(
+    "--worker-fork-timeout",
+    callback=fork_timeout,
+    default="30000",
+    show_default=True,
+    metavar="MS",
+    help="How long fork functions wait for all worker processes to be ready.",
+)
 @click.option(
     "--worker-shutdown-timeout",
     type=click.IntRange(min=0),
@@ -73,6 +91,28 @@ PID_FILE_ERROR = 4
     show_default=True,
     help="How processes are started.",
 )
+@click.option("--use-spawn", is_flag=True, help="The same as --start-method spawn.")
+@click.option(
+    "--watch",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Replace the workers when a Python file in it changes: for development.",
+)
+@click.option(
+    "-i",
+    "--watch-include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files to watch besides *.py: '*.html', 'templates/*'; may be repeated.",
+)
+@click.option(
+    "-x",
+    "--watch-exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files and folders not to watch; may be repeated.",
+)
+@click.option("--watch-use-polling", is_flag=True, help="Accepted, and always so: files are looked at in turns.")
 def worker(
     app: str,
     modules: tuple[str, ...],
@@ -84,9 +124,16 @@ def worker(
     log_file: str | None,
     skip_logging: bool,
     verbose: int,
+    fork_functions: tuple[str, ...],
+    worker_fork_timeout: float,
     worker_shutdown_timeout: int,
     preload: bool,
     start_method: str,
+    use_spawn: bool,
+    watch: str | None,
+    watch_include: tuple[str, ...],
+    watch_exclude: tuple[str, ...],
+    watch_use_polling: bool,
 ) -> None:  # fmt: skip
     """Run the messages of the actors in MODULE.
 
@@ -96,7 +143,7 @@ def worker(
     \b
     SIGTERM or Ctrl-C   stop claiming, let running messages end, give the rest back, exit 0
     the same again      stop at once, exit 1; nothing is lost
-    SIGHUP              replace all worker processes, which import the module anew
+    SIGHUP              replace all worker processes, which import the module anew, then the forks
     Exit status 2: the module or its broker cannot be used. 3: its store cannot. 4: the PID file.
     """
     config = PoolConfig(
@@ -107,7 +154,12 @@ def worker(
         modules=list(modules),
         path=[os.path.abspath(folder) for folder in path],
         preload=preload,
-        start_method=start_method,
+        fork_functions=list(fork_functions),
+        fork_timeout=worker_fork_timeout,
+        watch=os.path.abspath(watch) if watch else "",
+        watch_include=list(watch_include),
+        watch_exclude=list(watch_exclude),
+        start_method="spawn" if use_spawn else start_method,
         shutdown_timeout=worker_shutdown_timeout,
         log_level=logging.DEBUG if verbose else logging.INFO,
         log_file=os.path.abspath(log_file) if log_file else "",

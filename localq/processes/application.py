@@ -6,16 +6,20 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from ..actor import Actor
 from ..broker import Broker, all_brokers, get_broker
-from ..errors import BrokerConnectionError, PoolError, StoreError
+from ..errors import BrokerConnectionError, LocalqError, PoolError, StoreError
 from ..location import ENVIRONMENT_VARIABLE
 from .config import PoolConfig
 
 IMPORT_ERROR = 2
 CONNECTION_ERROR = 3
+
+LONGEST_TRACEBACK = 20_000  # characters: it goes through a pipe
 
 importing_for_a_pool = False
 """Whether this process is importing a program's main module for its pool: a pool that starts
@@ -30,11 +34,35 @@ class ApplicationError(PoolError):
         self.code = code
 
 
+def failure_of(error: LocalqError) -> dict[str, Any]:
+    """What is reported of an error that keeps a process from starting. The supervisor says it once."""
+    cause = error.__cause__
+    frames = "".join(traceback.format_exception(cause)) if isinstance(error, ApplicationError) and cause else ""
+    code = getattr(error, "code", CONNECTION_ERROR)
+    return {"failed": str(error), "traceback": frames[-LONGEST_TRACEBACK:], "code": code}
+
+
 def load_application(config: PoolConfig) -> Broker:
     """Import what the config names and return its broker, ready to be used.
 
     Raises:
       ApplicationError: with what is wrong, and the exit status for it.
+    """
+    with importing(config, describe_application(config)):
+        broker = _named_broker(config.app) if config.app else None
+        for module in config.modules:
+            importlib.import_module(module)
+    if config.url and not config.app:
+        return _broker_of_pool(config)
+    return broker or get_broker()
+
+
+@contextlib.contextmanager
+def importing(config: PoolConfig, what: str) -> Iterator[None]:
+    """A block in which the program's modules can be imported, its main module being there already.
+
+    Raises:
+      ApplicationError: whatever the block raises; the text names `what` it was to import.
     """
     for folder in reversed(config.path):
         if folder not in sys.path:
@@ -45,19 +73,13 @@ def load_application(config: PoolConfig) -> Broker:
     try:
         if config.main is not None:
             _import_main(config.main)
-        broker = _named_broker(config.app) if config.app else None
-        for module in config.modules:
-            importlib.import_module(module)
+        yield
     except ApplicationError:
         raise
     except (BrokerConnectionError, StoreError) as error:
         raise ApplicationError(f"cannot reach the broker: {error}", CONNECTION_ERROR) from error
     except BaseException as error:
-        what = f"{describe_application(config)}: {type(error).__name__}: {error}"
-        raise ApplicationError(f"cannot import {what}") from error
-    if config.url and not config.app:
-        return _broker_of_pool(config)
-    return broker or get_broker()
+        raise ApplicationError(f"cannot import {what}: {type(error).__name__}: {error}") from error
 
 
 def describe_application(config: PoolConfig) -> str:
@@ -69,21 +91,31 @@ def describe_application(config: PoolConfig) -> str:
 
 
 def _named_broker(app: str) -> Broker | None:
-    module_name, _, attributes = app.partition(":")
-    module = importlib.import_module(module_name)
-    if not attributes:
+    if ":" not in app:
+        importlib.import_module(app)
         return None
-    found: Any = module
-    for name in attributes.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise ApplicationError(f"Module {module_name!r} does not define a {attributes!r} variable.") from None
+    found = find_object(app)
     if callable(found) and not isinstance(found, (Broker, Actor)):
         found()  # it sets the global broker
         return None
     if not isinstance(found, Broker):
         raise ApplicationError(f"{app!r} is not a Broker.")
+    return found
+
+
+def find_object(path: str) -> Any:
+    """What ``module:attribute`` or ``module:object.attribute`` names.
+
+    Raises:
+      ApplicationError: the module has no such attribute.
+    """
+    module_name, _, attributes = path.partition(":")
+    found: Any = importlib.import_module(module_name)
+    for name in attributes.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise ApplicationError(f"Module {module_name!r} does not define a {attributes!r} variable.") from None
     return found
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from typing import Any
 
@@ -17,13 +15,11 @@ from ..errors import LocalqError
 from ..logging import get_logger
 from ..threading import install_signal_handler
 from ..worker import Worker
-from .application import CONNECTION_ERROR, ApplicationError, describe_application, load_application
+from .application import ApplicationError, describe_application, failure_of, load_application
 from .config import PoolConfig
-from .launch import REAP, STOP, Pipes
+from .forks import forks_of
+from .launch import REAP, STOP, Pipes, die_with_parent
 from .logs import set_up_logging
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
-LONGEST_TRACEBACK = 20_000  # characters: it goes through a pipe
 
 preloaded: Broker | None = None
 """The broker that the supervisor had before it forked, if the app was already there."""
@@ -34,10 +30,13 @@ logger = get_logger(__name__)
 def run_child(pipes: Pipes, config: PoolConfig) -> int:
     """Import the app, work until told to stop, leave; returns the exit status."""
     supervisor = os.getppid()
-    _die_with_supervisor(supervisor)
+    # The control pipe tells of the supervisor's death too, but not to a thread that a task keeps
+    # from running by holding the interpreter's lock.
+    die_with_parent(supervisor)
     set_up_logging(config)
     try:
         broker = preloaded or load_application(config)
+        forks = forks_of(broker, config) if config.keeps_house else []
         worker = _worker(broker, config, supervisor)
         # The supervisor must know where to write how this process ended before there is anything to
         # give back.
@@ -49,22 +48,13 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
         return int(failure["code"])
     ears = _Ears(pipes, worker, config)
     ears.start()
-    pipes.tell(ready=True)
+    pipes.tell(ready=True, forks=forks)
     logger.info("Worker process is ready for action.")
     _work(worker)
     ears.join()
     with suppress(LocalqError):
         broker.close()
     return 0
-
-
-def _die_with_supervisor(supervisor: int) -> None:
-    # The control pipe tells of the supervisor's death too, but not to a thread that a task keeps
-    # from running by holding the interpreter's lock.
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died before that
-            os._exit(1)
 
 
 def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
@@ -94,14 +84,6 @@ def _boot(broker: Broker, worker: Worker) -> None:
     worker.interrupts_by_signal = by_signal
     broker.emit_after("process_boot")
     worker.boot()
-
-
-def failure_of(error: LocalqError) -> dict[str, Any]:
-    """What is reported of an error that keeps a worker from starting. The supervisor says it once."""
-    cause = error.__cause__
-    frames = "".join(traceback.format_exception(cause)) if isinstance(error, ApplicationError) and cause else ""
-    code = getattr(error, "code", CONNECTION_ERROR)
-    return {"failed": str(error), "traceback": frames[-LONGEST_TRACEBACK:], "code": code}
 
 
 def _work(worker: Worker) -> None:

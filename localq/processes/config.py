@@ -36,6 +36,11 @@ class PoolConfig:
       main: how a fresh process finds the starting program's main module, as `multiprocessing` has it.
       url: the store that the broker must have, where no `app` names it.
       preload: import the app once, in the supervisor, instead of in every worker.
+      fork_functions: ``module:function`` each, run in processes of their own beside the workers.
+      fork_timeout: milliseconds that these wait at most for all workers to be ready.
+      fork: the one of them that this process runs, if it is one of those.
+      watch: a folder; the workers are replaced when a file in it changes.
+      watch_include, watch_exclude: patterns of files that count besides ``*.py``, and that do not.
       start_method: "fork" or "spawn".
       shutdown_timeout: milliseconds for running messages to end when the pool stops.
       host_timeout: the same, in milliseconds, when the program that started the pool has died.
@@ -54,6 +59,12 @@ class PoolConfig:
     main: dict[str, Any] | None = None
     url: str = ""
     preload: bool = False
+    fork_functions: list[str] = field(default_factory=list)
+    fork_timeout: float = 30_000
+    fork: str = ""
+    watch: str = ""
+    watch_include: list[str] = field(default_factory=list)
+    watch_exclude: list[str] = field(default_factory=list)
     start_method: str = field(default_factory=default_start_method)
     shutdown_timeout: int = 600_000
     host_timeout: int = 1_000
@@ -85,6 +96,11 @@ class PoolConfig:
             problems.append("start_method 'fork' does not exist on this system; use 'spawn'")
         if self.preload and self.start_method != "fork":
             problems.append("preload needs start_method 'fork': a spawned process shares nothing")
+        if self.preload and self.watch:
+            problems.append("preload and watch exclude each other: what was imported once stays as it was")
+        for name in self.fork_functions:
+            if not all(name.partition(":")[::2]):
+                problems.append(f"a fork function is named as module:function, not {name!r}")
         for name in self.queues:
             try:
                 check_queue_name(name)

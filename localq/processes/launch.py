@@ -7,6 +7,7 @@ line of JSON each, how far it has come.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 from .config import PoolConfig
 
 STOP, REAP = b"s", b"r"
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 Target = Callable[["Pipes", PoolConfig], int]
 
@@ -55,6 +57,11 @@ class Launched:
         """Send a command; one that has ended hears nothing."""
         with suppress(OSError):
             os.write(self.control, command)
+
+    def terminate(self) -> None:
+        """Send SIGTERM. Only before `ended` has said so: until then its number cannot be another's."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
 
     def read_reports(self) -> list[dict[str, Any]] | None:
         """What it reported since; None when it has closed its end."""
@@ -188,6 +195,16 @@ def run_target(target: Target, pipes: Pipes, config: PoolConfig) -> int:
     keep_from_children(pipes.control, pipes.report)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return target(pipes, config)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Have the system end this process when its parent `parent` ends; False where it does not do so."""
+    if sys.platform != "linux":
+        return False
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)
+    return True
 
 
 def _detach_standard_input() -> None:

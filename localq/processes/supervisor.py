@@ -1,5 +1,6 @@
 """The supervisor: starts worker processes, replaces those that die, stops them all.
 
+When the workers are ready it starts the pool's fork functions too (`forks`).
 It opens no store and starts no thread, since it forks again whenever it
 replaces a process. It sleeps until a signal, a report or an order comes.
 """
@@ -11,7 +12,7 @@ import selectors
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..cells import CRASHED, ORDERED, has_run, write_end
@@ -19,10 +20,12 @@ from ..clock import Deadline, clock
 from ..errors import LocalqError
 from ..logging import get_logger
 from . import child
-from .application import load_application
+from .application import failure_of, load_application
 from .config import PoolConfig
+from .forks import run_fork
 from .launch import REAP, STOP, Launched, Pipes, keep_from_children, launch
 from .logs import set_up_logging
+from .watch import Watcher
 
 KILLED = 1
 
@@ -37,11 +40,13 @@ GRACE = 3_000
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """One process of the pool, in the place numbered `slot`."""
+    """One process of the pool, in the place numbered `slot`: a worker, or a fork function's."""
 
     slot: int
     process: Launched
     born_at: float
+    fork: str = ""
+    """The function that it runs, if it is no worker."""
     cells: str = ""
     ready_at: float | None = None
     failure: dict[str, Any] | None = None
@@ -50,6 +55,8 @@ class WorkerProcess:
     """Whether it had run any message, as seen at its end."""
     ordered: bool = False
     """Whether its end is on our order."""
+    deadline: Deadline = field(default_factory=lambda: Deadline(None))
+    """When it is killed."""
 
 
 class Supervisor:
@@ -71,12 +78,18 @@ class Supervisor:
         self._has_started = False
         self._stopping = False
         self._deadline = Deadline(None)
+        self._watcher: Watcher | None = None
+        self._forks: list[str] = []
+        self._knows_all_forks = self._forks_may_start = False
+        self._await_forks()
         # Poll, not epoll: a forked child that closes its copy of a descriptor takes nothing from us.
         self._selector = selectors.PollSelector()
 
     def run(self) -> int:
         """Keep the pool running; returns the exit status."""
         self._listen()
+        if self.config.watch:
+            self._watcher = Watcher(self.config.watch, self.config.watch_include, self.config.watch_exclude)
         if self.config.preload and child.preloaded is None and not self._preload():
             return self.status
         for slot in range(self.config.processes or 1):
@@ -86,6 +99,7 @@ class Supervisor:
             self._bury_the_dead()
             self._start_what_is_due()
             self._kill_what_is_late()
+            self._look_at_the_sources()
         self.logger.info("The pool has stopped.")
         return self.status
 
@@ -114,8 +128,11 @@ class Supervisor:
                 self._selector.register(host, selectors.EVENT_READ, self._host_is_gone)
 
     def _wait_for_news(self) -> None:
-        deadlines = [deadline.left() for deadline in (self._deadline, *self._due.values())]
-        left = [millis for millis in deadlines if millis is not None]
+        deadlines = [self._deadline, self._forks_due, *self._due.values()]
+        deadlines += [worker.deadline for worker in self._workers.values()]
+        if self._watcher is not None:
+            deadlines.append(self._watcher.due)
+        left = [millis for millis in (deadline.left() for deadline in deadlines) if millis is not None]
         for key, _ in self._selector.select(min(left) / 1000 if left else None):
             key.data()
 
@@ -151,16 +168,16 @@ class Supervisor:
         try:
             child.preloaded = load_application(self.config)
         except LocalqError as error:
-            self._give_up(child.failure_of(error))
+            self._give_up(failure_of(error))
             return False
         child.preloaded.close()  # the supervisor has no use for the store
         return True
 
     def _start(self, slot: int) -> None:
         # The housekeeper is the first one: its place is never empty for long.
-        config = replace(self.config, keeps_house=slot == 0)
-        process = launch(child.run_child, config, config.start_method)
-        worker = WorkerProcess(slot, process, clock.monotonic())
+        config = replace(self.config, keeps_house=slot == 0, fork=self._fork_of(slot))
+        process = launch(run_fork if config.fork else child.run_child, config, config.start_method)
+        worker = WorkerProcess(slot, process, clock.monotonic(), config.fork)
         self._workers[slot] = worker
         self._selector.register(process.report, selectors.EVENT_READ, lambda: self._hear_worker(worker))
 
@@ -175,16 +192,26 @@ class Supervisor:
                 worker.cells = report["cells"]
             elif report.get("ready"):
                 worker.ready_at = clock.monotonic()
-                self._note_ready()
+                self._note_ready(report)
             elif "failed" in report:
                 worker.failure = report
 
-    def _note_ready(self) -> None:
-        if self._has_started or self._stopping:
+    def _note_ready(self, report: dict[str, Any]) -> None:
+        if self._stopping:
             return
-        if all(worker.ready_at is not None for worker in self._workers.values()):
+        if report.get("forks") and not self._knows_all_forks:
+            self._knows_all_forks = True
+            self._forks = report["forks"]
+        workers = [worker for worker in self._workers.values() if not worker.fork]
+        if all(worker.ready_at is not None and not worker.ordered for worker in workers):
+            self._note_start(len(workers))
+            self._forks_may_start = self._forks_may_start or len(workers) == self.config.processes
+        self._start_forks()
+
+    def _note_start(self, count: int) -> None:
+        if not self._has_started:
             self._has_started = True
-            self.logger.info("A pool of %d worker processes is up.", len(self._workers))
+            self.logger.info("A pool of %d worker processes is up.", count)
             if self._pipes is not None:
                 self._pipes.tell(ready=True)
 
@@ -201,9 +228,11 @@ class Supervisor:
             if worker.cells:
                 worker.has_run = has_run(worker.cells)
                 write_end(worker.cells, ORDERED if worker.ordered else CRASHED, code)
-            for other in self._workers.values():
-                other.process.order(REAP)
-            if not self._stopping:
+            if not worker.fork:
+                for other in self._workers.values():
+                    if not other.fork:
+                        other.process.order(REAP)
+            if not self._stopping and self._is_missed(worker, code):
                 self._replace(worker, code)
 
     def _replace(self, worker: WorkerProcess, code: int) -> None:
@@ -216,7 +245,8 @@ class Supervisor:
             if worker.failure:
                 why = f"could not start ({worker.failure['failed']})"
             when = f"in {wait / 1000:g} s" if wait else "now"
-            self.logger.error("Worker process %d %s; replacing it %s.", worker.process.pid, why, when)
+            what = f"Fork process {worker.fork!r}" if worker.fork else "Worker process"
+            self.logger.error("%s %d %s; replacing it %s.", what, worker.process.pid, why, when)
         self._due[worker.slot] = Deadline(wait)
 
     def _backoff_after(self, worker: WorkerProcess) -> int:
@@ -236,6 +266,38 @@ class Supervisor:
                 del self._due[slot]
                 self._start(slot)
 
+    # -- fork functions: they have the places behind the workers
+
+    def _await_forks(self) -> None:
+        """None has been started; they are when all workers are ready, or when that takes too long."""
+        self._forks = list(self.config.fork_functions)
+        self._knows_all_forks = self._forks_may_start = False
+        self._forks_started = 0
+        self._forks_due = Deadline(self.config.fork_timeout)
+
+    def _fork_of(self, slot: int) -> str:
+        place = slot - (self.config.processes or 1)
+        return self._forks[place] if place >= 0 else ""
+
+    def _start_forks(self) -> None:
+        if not self._forks_may_start:
+            return
+        self._forks_due = Deadline(None)
+        while self._forks_started < len(self._forks):
+            slot = (self.config.processes or 1) + self._forks_started
+            self._forks_started += 1
+            if slot not in self._workers:  # else its predecessor is still about to leave
+                self._start(slot)
+
+    def _is_missed(self, worker: WorkerProcess, code: int) -> bool:
+        if not worker.fork:
+            return True
+        if worker.ordered:
+            return worker.slot - (self.config.processes or 1) < self._forks_started
+        if not code:
+            self.logger.info("Fork process %r has come to its end.", worker.fork)
+        return bool(code)
+
     # -- stopping
 
     def _stop_or_kill(self, why: str) -> None:
@@ -251,15 +313,33 @@ class Supervisor:
         self._stopping = True
         self._due.clear()
         self._deadline = Deadline(self.config.shutdown_timeout + GRACE)
+        self._forks_due = Deadline(None)
+        self._tell_all_to_leave()
+
+    def _tell_all_to_leave(self) -> None:
         for worker in self._workers.values():
             worker.ordered = True
-            worker.process.order(STOP)
+            if worker.fork:
+                worker.process.terminate()
+                worker.deadline = Deadline(GRACE)
+            else:
+                worker.process.order(STOP)
 
     def _reload(self) -> None:
+        if self._stopping:
+            return
         self.logger.info("Replacing all worker processes.")
-        for worker in self._workers.values():
-            worker.ordered = True
-            worker.process.order(STOP)
+        self._await_forks()
+        self._tell_all_to_leave()
+        # What could not start may be able to now.
+        self._failures = 0
+        self._due = {slot: Deadline(0) for slot in self._due if slot < (self.config.processes or 1)}
+
+    def _look_at_the_sources(self) -> None:
+        changed = self._watcher.changed() if self._watcher is not None else None
+        if changed is not None and not self._stopping:
+            self.logger.info("%s has changed.", changed)
+            self._reload()
 
     def _give_up(self, failure: dict[str, Any]) -> None:
         self.status = failure["code"]
@@ -273,6 +353,14 @@ class Supervisor:
         if self._deadline.passed():
             self.logger.warning("Killing worker processes that did not leave in time.")
             self._kill()
+        for worker in self._workers.values():
+            if worker.deadline.passed():
+                worker.deadline = Deadline(None)
+                self.logger.warning("Killing the fork process %r, which did not leave in time.", worker.fork)
+                worker.process.kill_session()
+        if self._forks_due.passed():
+            self._forks_may_start = True
+            self._start_forks()
 
     def _kill(self) -> None:
         self._deadline = Deadline(None)

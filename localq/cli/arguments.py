@@ -1,0 +1,56 @@
+"""How dramatiq's command line is written, where click's way differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+TAKE_ALL_WORDS = {"-Q": "-Q", "--queues": "-Q", "-P": "-P", "--path": "-P"}
+
+SHORTEST, LONGEST = 10, 1_800_000
+"""Milliseconds that fork functions may be told to wait for the workers."""
+
+
+class WordsAfterOptions(click.Command):
+    """``localq MODULE -Q mail default`` names two queues: behind the module, these options take all
+    words up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(self._one_word_each(args)))
+
+    def _one_word_each(self, args: list[str]) -> Iterator[str]:
+        takes_value = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag and not option.count
+            for name in option.opts
+        }
+        option, has_module = "", False
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                yield from (word, *words)
+            elif word.startswith("-") and word != "-":
+                yield word
+                option = TAKE_ALL_WORDS.get(word, "")
+                if word in takes_value:
+                    yield from (value for value in (next(words, None),) if value is not None)
+            elif option and has_module:
+                yield from (option, word)
+            else:
+                has_module = True
+                yield word
+
+
+def fork_timeout(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Milliseconds in a sensible range, from an option's text; what is said of others is dramatiq's."""
+    try:
+        millis = float(value)
+    except ValueError:
+        raise click.BadParameter("worker-fork-timeout be a number.") from None
+    if not millis >= SHORTEST:
+        raise click.BadParameter("worker-fork-timeout too small (minimum recommended: 10ms).")
+    if millis > LONGEST:
+        raise click.BadParameter("worker-fork-timeout too large (maximum: 30 minutes).")
+    return millis
