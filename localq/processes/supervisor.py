@@ -111,9 +111,11 @@ class Supervisor:
             end.setblocking(False)
         keep_from_children(ours.fileno(), theirs.fileno())
         self._signals, self._signals_in = ours, theirs
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+        for number in heard:
             signal.signal(number, lambda signum, frame: None)  # the wake-up descriptor records them
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)  # whoever started us may have blocked them
         self._selector.register(ours, selectors.EVENT_READ, self._hear_signals)
         if self._pipes is not None:
             self._selector.register(self._pipes.control, selectors.EVENT_READ, self._hear_host)

@@ -1,0 +1,49 @@
+"""Notes, wherever code of the user's runs, which signals are blocked there."""
+
+from __future__ import annotations
+
+import signal
+
+import notes
+
+import localq
+
+PLACES = (
+    "after_process_boot before_worker_boot after_worker_boot after_consumer_thread_boot after_worker_thread_boot "
+    "before_process_message after_process_message before_ack after_ack"
+).split()
+
+
+def note_mask(place):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    notes.note(place, *sorted(signal.Signals(number).name for number in blocked))
+
+
+def fork_of_flag():
+    note_mask("fork_of_flag")
+
+
+def fork_of_middleware():
+    note_mask("fork_of_middleware")
+
+
+class Masks(localq.Middleware):
+    @property
+    def forks(self):
+        return [fork_of_middleware]
+
+
+for place in PLACES:
+    setattr(Masks, place, lambda self, *args, place=place, **kwargs: note_mask(place))
+
+localq.get_broker().add_middleware(Masks())
+
+
+@localq.actor
+def mask():
+    note_mask("actor")
+
+
+@localq.actor
+async def async_mask():
+    note_mask("async_actor")
