@@ -206,3 +206,28 @@ def test_options_that_cannot_be_are_described_and_exit_2(lab: Lab, arguments: li
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("soon", "worker-fork-timeout be a number."),
+        ("", "worker-fork-timeout be a number."),
+        ("-5", "worker-fork-timeout too small (minimum recommended: 10ms)."),
+        ("9", "worker-fork-timeout too small (minimum recommended: 10ms)."),
+        ("9.99", "worker-fork-timeout too small (minimum recommended: 10ms)."),
+        ("nan", "worker-fork-timeout too small (minimum recommended: 10ms)."),
+        ("3_600_000", "worker-fork-timeout too large (maximum: 30 minutes)."),
+        ("1800001", "worker-fork-timeout too large (maximum: 30 minutes)."),
+        ("inf", "worker-fork-timeout too large (maximum: 30 minutes)."),
+    ],
+)
+def test_a_fork_timeout_is_a_number_in_a_sensible_range(lab: Lab, value: str, said: str) -> None:
+    run = lab.localq("tasks", "--worker-fork-timeout", value)
+    assert run.returncode == 2
+    assert said in run.stderr
+
+
+@pytest.mark.parametrize("value", ["10", "1_800_000", "1e3"])
+def test_a_fork_timeout_in_that_range_is_accepted(lab: Lab, value: str) -> None:
+    lab.start_pool("tasks", "-p", "1", "--worker-fork-timeout", value).stop()

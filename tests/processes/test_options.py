@@ -48,7 +48,9 @@ def test_threads_of_one_process_run_messages_at_the_same_time(lab: Lab) -> None:
 
 @both_start_methods
 @pytest.mark.parametrize(
-    "option", [["-Q", "mail", "-Q", "default"], ["-Q", "mail,default"]], ids=["twice", "comma"]
+    "option",
+    [["-Q", "mail", "-Q", "default"], ["-Q", "mail,default"], ["-Q", "mail", "default"]],
+    ids=["twice", "comma", "words"],
 )
 def test_only_the_named_queues_are_served(lab: Lab, option: list[str]) -> None:
     left = lab.send("other", 1, queue="other")
@@ -71,6 +73,39 @@ def test_the_path_says_where_modules_are_found(lab: Lab) -> None:
     pool = lab.start_pool("of_here", "of_there", "-p", "1", "--path", "here", "--path", "there")
     assert lab.result(lab.send("here")) == "here"
     assert lab.result(lab.send("there")) == "there"
+    pool.stop()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["of_here", "of_there", "-p", "1", "-P", "here", "there"],
+        ["-P", "here", "--path", "there", "-p", "1", "of_here", "of_there"],
+        ["-P", "here", "of_here", "-P", "there", "-p", "1", "--", "of_there"],
+        ["of_here", "--path=here", "of_there", "--path", "there", "-p", "1"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_take_several_words_take_none_before_the_module_and_all_behind_it(
+    lab: Lab, arguments: list[str]
+) -> None:
+    for folder in ("here", "there"):
+        (lab.folder / folder).mkdir()
+        lab.write(
+            f"{folder}/of_{folder}.py", f"import localq\n\n@localq.actor\ndef {folder}():\n    return {folder!r}\n"
+        )
+    pool = lab.start_pool(*arguments)
+    assert [lab.result(lab.send(name)) for name in ("here", "there")] == ["here", "there"]
+    pool.stop()
+
+
+@pytest.mark.parametrize("option", ["--use-spawn", "--start-method=spawn"])
+def test_processes_may_be_fresh_ones(lab: Lab, option: str) -> None:
+    pool = lab.start_pool("tasks", "-p", "2", option)
+    commands = [command for pid, command in lab.processes().items() if pid != pool.pid]
+    assert len(commands) == 2
+    assert all("localq.processes" in command for command in commands)
+    assert lab.result(lab.send("who")) in lab.workers()
     pool.stop()
 
 

@@ -8,16 +8,27 @@ from .support import Lab, both_start_methods
 
 BLOCKS = """
 import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG})
+blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG}
+signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 """A script that becomes another program, with signals blocked."""
 
-PLACES = (
-    "after_process_boot before_worker_boot after_worker_boot after_consumer_thread_boot after_worker_thread_boot "
-    "before_process_message after_process_message before_ack after_ack actor async_actor fork_of_flag "
-    "fork_of_middleware"
-).split()
+PLACES = [
+    "after_process_boot",
+    "before_worker_boot",
+    "after_worker_boot",
+    "after_consumer_thread_boot",
+    "after_worker_thread_boot",
+    "before_process_message",
+    "after_process_message",
+    "before_ack",
+    "after_ack",
+    "actor",
+    "async_actor",
+    "fork_of_flag",
+    "fork_of_middleware",
+]
 
 
 @both_start_methods

@@ -143,7 +143,11 @@ def test_the_supervisor_that_watches_has_one_thread_and_stops_in_order(lab: Lab)
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--watch", "nosuch"], "nosuch"), (["--watch", "tasks.db"], "tasks.db"), (["--watch", ".", "--preload"], "preload")],
+    [
+        (["--watch", "nosuch"], "nosuch"),
+        (["--watch", "tasks.db"], "tasks.db"),
+        (["--watch", ".", "--preload"], "preload"),
+    ],
 )
 def test_what_cannot_be_watched_is_described_and_exits_2(lab: Lab, options: list[str], said: str) -> None:
     (lab.folder / "tasks.db").touch()

@@ -8,10 +8,17 @@ import notes
 
 import localq
 
-PLACES = (
-    "after_process_boot before_worker_boot after_worker_boot after_consumer_thread_boot after_worker_thread_boot "
-    "before_process_message after_process_message before_ack after_ack"
-).split()
+HOOKS = [
+    "after_process_boot",
+    "before_worker_boot",
+    "after_worker_boot",
+    "after_consumer_thread_boot",
+    "after_worker_thread_boot",
+    "before_process_message",
+    "after_process_message",
+    "before_ack",
+    "after_ack",
+]
 
 
 def note_mask(place):
@@ -33,8 +40,8 @@ class Masks(localq.Middleware):
         return [fork_of_middleware]
 
 
-for place in PLACES:
-    setattr(Masks, place, lambda self, *args, place=place, **kwargs: note_mask(place))
+for hook in HOOKS:
+    setattr(Masks, hook, lambda self, *args, hook=hook, **kwargs: note_mask(hook))
 
 localq.get_broker().add_middleware(Masks())
 
