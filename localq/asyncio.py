@@ -52,9 +52,6 @@ class EventLoopThread(threading.Thread):
 
     def run(self) -> None:
         """The life of the thread."""
-        import asyncio
-
-        asyncio.set_event_loop(self.loop)
         self.loop.call_soon(self._is_up.set)
         try:
             self.logger.info("The event loop is up.")

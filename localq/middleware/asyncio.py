@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..broker import Broker
     from ..worker import Worker
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 1.0
 """Seconds for the event loop to come up."""
 
 
@@ -31,8 +31,8 @@ class AsyncIO(Middleware):
         if self.only_if_needed and not any(is_async(actor.fn) for actor in broker.actors.values()):
             return
         thread = EventLoopThread(self.logger)
+        set_event_loop_thread(thread)  # one that is late is there for the actors when it has come up
         thread.start(timeout=START_TIMEOUT)
-        set_event_loop_thread(thread)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         thread = get_event_loop_thread()

@@ -89,8 +89,15 @@ class Prometheus(Middleware):
         if self._metrics is not None and "retries" in message.options:
             self._metrics.retries.labels(*_labels(message)).inc()
 
+    def before_delay_message(self, broker: Broker, message: MessageProxy) -> None:
+        if self._metrics is not None:
+            self._metrics.delayed.labels(*_labels(message)).inc()
+            message.__dict__["prometheus_delayed"] = True
+
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         if self._metrics is not None:
+            if message.__dict__.pop("prometheus_delayed", False):
+                self._metrics.delayed.labels(*_labels(message)).dec()
             self._metrics.inprogress.labels(*_labels(message)).inc()
             message.__dict__["prometheus_start"] = clock.monotonic()
 
@@ -127,9 +134,7 @@ class _Metrics:
         self.retries = self._make("Counter", "message_retries_total", "Messages sent again after a failure.")
         self.rejects = self._make("Counter", "message_rejects_total", "Messages that became dead letters.")
         self.inprogress = self._make("Gauge", "messages_inprogress", "Messages running now.")
-        self.delayed = self._make(
-            "Gauge", "delayed_messages_inprogress", "Delayed messages in memory: none, they wait in the store."
-        )
+        self.delayed = self._make("Gauge", "delayed_messages_inprogress", "Delayed messages held in memory.")
         self.durations = self._make(
             "Histogram", "message_duration_milliseconds", "How long messages ran.", buckets=BUCKETS
         )
