@@ -152,6 +152,13 @@ class Broker:
             except BaseException:  # SystemExit too: it would end a thread without a word
                 self.logger.critical("Unexpected failure in before_%s of %r.", signal, hook, exc_info=True)
 
+    def announce(self, signal: str, *args: Any) -> None:
+        """As `emit_before`, where nothing can be refused any more: a `MiddlewareError` is logged, too."""
+        try:
+            self.emit_before(signal, *args)
+        except MiddlewareError:
+            self.logger.critical("Unexpected failure in before_%s.", signal, exc_info=True)
+
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Run all ``after_SIGNAL`` hooks in reverse order; what they raise is logged as critical."""
         for hook in reversed(self.hooks(f"after_{signal}")):

@@ -17,7 +17,6 @@ from .broker import Broker, MessageProxy
 from .errors import (
     ActorNotFound,
     DecodeError,
-    MiddlewareError,
     RateLimitExceeded,
     Retry,
     SkipMessage,
@@ -208,11 +207,7 @@ class Execution:
                 self.message.fail()
 
     def _run_hooks_before_the_end(self) -> None:
-        signal = "nack" if self.message.failed else "ack"
-        try:
-            self._broker.emit_before(signal, self.message)
-        except MiddlewareError:
-            logger.critical("Unexpected failure in before_%s.", signal, exc_info=True)
+        self._broker.announce("nack" if self.message.failed else "ack", self.message)
 
     def _settle(self) -> None:
         outcome = self.outcome

@@ -127,7 +127,7 @@ class Worker:
         if not self._running:
             return
         deadline = Deadline(timeout)
-        self.broker.emit_before("worker_shutdown", self)
+        self.broker.announce("worker_shutdown", self)
         self.begin_to_stop()
         for thread in self.workers:
             while not _has_ended(thread, 0.05) and not deadline.passed():

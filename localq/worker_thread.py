@@ -119,8 +119,8 @@ class WorkerThread(threading.Thread):
                 self._work_or_sleep()
             self.give_back()
         finally:
-            self.broker.emit_before("consumer_thread_shutdown", self)
-            self.broker.emit_before("worker_thread_shutdown", self)
+            self.broker.announce("consumer_thread_shutdown", self)
+            self.broker.announce("worker_thread_shutdown", self)
             self.door.forget()
             self.ended.set()
 
