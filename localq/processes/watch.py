@@ -29,6 +29,7 @@ class Watcher:
         self._folder = folder
         self._include = ("*.py", *include)
         self._exclude = tuple(exclude)
+        self._known: dict[str, bool] = {}  # whether each path counts: that takes longer to find out than its stamp
         self._seen = self._look()
 
     def changed(self) -> str | None:
@@ -55,12 +56,19 @@ class Watcher:
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith((".", "__pycache__")) and not _matches(entry.path, self._exclude):
                     yield from self._stamps(entry.path)
-            elif _matches(entry.path, self._include) and not _matches(entry.path, self._exclude):
+            elif self._counts(entry.path):
                 try:
                     stat = entry.stat()
                 except OSError:
                     continue
                 yield entry.path, (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+    def _counts(self, path: str) -> bool:
+        counts = self._known.get(path)
+        if counts is None:
+            counts = _matches(path, self._include) and not _matches(path, self._exclude)
+            self._known[path] = counts
+        return counts
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
