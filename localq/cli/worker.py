@@ -21,7 +21,7 @@ PID_FILE_ERROR = 4
 
 
 @click.command(cls=WordsAfterOptions)
-@click.argument("app", metavar="MODULE[:BROKER]")
+@click.argument("app", metavar="MODULE[:BROKER]", required=False)
 @click.argument("modules", nargs=-1)
 @click.option(
     "-p",
@@ -114,7 +114,7 @@ PID_FILE_ERROR = 4
 )
 @click.option("--watch-use-polling", is_flag=True, help="Accepted, and always so: files are looked at in turns.")
 def worker(
-    app: str,
+    app: str | None,
     modules: tuple[str, ...],
     processes: int,
     threads: int,
@@ -150,7 +150,7 @@ def worker(
         processes=processes,
         threads=threads,
         queues=[name for names in queues for name in names.split(",")],
-        app=app,
+        app=app or _module_named_worker(path),
         modules=list(modules),
         path=[os.path.abspath(folder) for folder in path],
         preload=preload,
@@ -176,6 +176,13 @@ def worker(
     with _pid_file(pid_file):
         code = Supervisor(config).run()
     sys.exit(code)
+
+
+def _module_named_worker(folders: tuple[str, ...]) -> str:
+    """``localq worker`` alone, beside a worker.py, means that module, as it does for dramatiq."""
+    if any(Path(folder, name).exists() for folder in folders for name in ("worker.py", "worker/__init__.py")):
+        return "worker"
+    raise click.UsageError("Missing argument 'MODULE[:BROKER]'.")
 
 
 @contextmanager

@@ -36,7 +36,12 @@ class Middleware:
 
     @property
     def forks(self) -> list[Callable[[], int]]:
-        """Functions that run in a process of their own beside the workers."""
+        """Functions that a pool runs beside its workers, in a process of its own each.
+
+        They are looked up by their module and name, so each stands at the top level of a module (or
+        in a class of it). They start when all workers are ready, and again when they fail; the pool
+        ends them with SIGTERM, which raises SystemExit in them.
+        """
         return []
 
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:

@@ -81,7 +81,9 @@ def run_fork(pipes: Pipes, config: PoolConfig) -> int:
     signal.signal(signal.SIGTERM, _leave)
     pipes.tell(ready=True)
     logger.info("Fork process %r is ready for action.", config.fork)
-    return _run(function, config.fork)
+    status = _run(function, config.fork)
+    _wait_for_threads()
+    return status
 
 
 def _end_with_supervisor(control: int) -> None:
@@ -93,6 +95,13 @@ def _end_with_supervisor(control: int) -> None:
 def _leave(signum: int, frame: Any) -> None:
     signal.signal(signum, signal.SIG_DFL)  # a second one ends it
     raise SystemExit(0)
+
+
+def _wait_for_threads() -> None:
+    """Those that the function has started go on, as they would at the end of a program."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
 
 
 def _run(function: Callable[[], Any], path: str) -> int:

@@ -89,6 +89,15 @@ def test_a_subcommand_wins_over_a_module_of_its_name(lab: Lab) -> None:
     pool.stop()
 
 
+@pytest.mark.parametrize("file", ["worker.py", "worker/__init__.py"])
+def test_a_module_named_worker_needs_no_second_word(lab: Lab, file: str) -> None:
+    (lab.folder / "worker").mkdir()
+    lab.write(file, "import localq\n\n@localq.actor\ndef of_worker():\n    return 'module'\n")
+    pool = lab.start_pool("worker", "-p", "1")
+    assert lab.result(lab.send("of_worker")) == "module"
+    pool.stop()
+
+
 def test_without_arguments_it_tells_how_it_is_used(lab: Lab) -> None:
     run = lab.localq()
     assert "localq MODULE[:BROKER]" in run.stdout + run.stderr

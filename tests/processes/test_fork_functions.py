@@ -243,6 +243,17 @@ def test_a_pool_waits_for_no_fork_when_it_is_told_to_stop_while_it_starts(lab: L
     assert lab.notes("serves") == []
 
 
+@both_start_methods
+def test_it_goes_on_while_a_thread_of_it_does(lab: Lab) -> None:
+    pool = lab.start_pool("beside", "-p", "1", "-f", "beside:start_a_thread")
+    fork = serving(lab)
+    lab.result(lab.send("who"))
+    assert fork in lab.processes()
+    lab.release("serve")
+    pool.wait_for_log("Fork process 'beside:start_a_thread' has come to its end.")
+    pool.stop()
+
+
 def test_its_programs_end_with_it(lab: Lab) -> None:
     lab.write(
         "starts.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import notes
@@ -44,6 +45,10 @@ def refuse_to_leave():
     notes.note("serves", os.getpid())
     while True:
         time.sleep(0.01)
+
+
+def start_a_thread():
+    threading.Thread(target=serve).start()
 
 
 class Holder:
