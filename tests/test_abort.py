@@ -111,9 +111,7 @@ def test_a_message_that_is_not_there_leaves_nothing(url: str) -> None:
     assert StoreBackend(broker.store).poll("cancel:nobody") is None
 
 
-def test_cancel_leaves_a_running_message_alone(
-    broker: Broker, start_worker: Callable[..., Any]
-) -> None:
+def test_cancel_leaves_a_running_message_alone(broker: Broker, start_worker: Callable[..., Any]) -> None:
     started, go = threading.Event(), threading.Event()
 
     @localq.actor
@@ -231,3 +229,29 @@ def test_who_waits_is_woken(events: Any) -> None:
 def test_an_event_is_forgotten_when_its_time_is_over(events: Any) -> None:
     events.notify([Event("one", {})], ttl=0)
     assert events.poll("one") is None
+
+
+# -- the one that was meant
+
+
+def test_an_abort_that_comes_as_its_message_ends_never_hits_the_next_one(
+    url: str, start_worker: Callable[..., Any]
+) -> None:
+    broker = localq.connect(url)
+    started: list[str] = []
+
+    @localq.actor
+    def short(name: str) -> str:
+        started.append(name)
+        time.sleep(0.002)
+        return name
+
+    start_worker(broker, worker_threads=1)
+    pairs = [(short.send(f"meant {n}"), short.send(f"next {n}")) for n in range(40)]
+    for n, (meant, _) in enumerate(pairs):
+        give_up = time.monotonic() + 10
+        while f"meant {n}" not in started and time.monotonic() < give_up:
+            time.sleep(0.0002)
+        abort(meant.message_id)
+    for n, (_, following) in enumerate(pairs):
+        assert following.get_result(block=True) == f"next {n}"
