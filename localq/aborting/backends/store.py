@@ -76,7 +76,7 @@ class StoreBackend(EventBackend):
 
     def may_hold(self, key: str) -> bool:
         """Only while events that this process has heard of can still lie there."""
-        return self._heard is None or clock.monotonic() < self._busy_until
+        return self._heard is None or bool(self._busy_until and clock.monotonic() < self._busy_until)
 
     def _catch_up(self) -> int:
         latest = self._latest()
@@ -90,7 +90,8 @@ class StoreBackend(EventBackend):
         return self._heard
 
     def _hear(self, number: int, ttl: int) -> None:
-        self._busy_until = max(self._busy_until, clock.monotonic() + ttl)
+        if ttl:
+            self._busy_until = max(self._busy_until, clock.monotonic() + ttl)
         self._heard = number
 
     def _latest(self) -> int:
