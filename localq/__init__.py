@@ -19,6 +19,7 @@ The road of a message, and where to read about each part of it::
 from __future__ import annotations
 
 from . import broker, encoder, errors, message, middleware, results, worker
+from .aborting import Abort, Abortable, AbortMode, abort, abort_requested
 from .actor import Actor, actor
 from .broker import Broker, MessageProxy, get_broker, set_broker
 from .brokers import connect
@@ -51,6 +52,9 @@ from .worker import Worker
 from .worker_thread import WorkerThread
 
 __all__ = [
+    "Abort",
+    "AbortMode",
+    "Abortable",
     "Actor",
     "ActorNotFound",
     "Broker",
@@ -80,6 +84,9 @@ __all__ = [
     "WorkerCrashed",
     "WorkerThread",
     "__version__",
+    "abort",
+    "abort_requested",
+    "aborting",
     "actor",
     "broker",
     "connect",

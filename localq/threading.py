@@ -122,6 +122,8 @@ class Interruptible:
     def interrupt(self, exception: type[Interrupt] | Interrupt) -> bool:
         """Called by another thread: raise `exception` in this one; False if its door is closed."""
         if self._by_signal:
+            if not self._open:
+                return False  # `open` would drop it
             self._waiting = exception
             signal.pthread_kill(self.thread_id, INTERRUPT_SIGNAL)  # type: ignore[arg-type]
         elif self._lock.acquire(blocking=False):

@@ -32,7 +32,7 @@ FLOORS = (
     "rate_limits",
     "middleware",
     "results",
-    "broker brokers actor generic",
+    "broker brokers actor generic aborting",
     "execution worker worker_thread timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",
@@ -273,6 +273,9 @@ def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None
 PATHS = """
 localq: Actor actor Broker MessageProxy get_broker set_broker group pipeline Encoder JSONEncoder MsgpackEncoder
     PickleEncoder get_logger Message get_encoder set_encoder Middleware Worker WorkerThread connect pool __version__
+localq.aborting: Abort AbortMode Abortable Event EventBackend abort abort_requested
+localq.aborting.backends: StoreBackend StubBackend
+localq.aborting.middleware: AbortMode Abortable
 localq.actor: Actor actor
 localq.broker: Broker MessageProxy get_broker set_broker global_broker
 localq.brokers: SQLiteBroker connect

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .. import current
+from ..aborting import Abortable
 from ..broker import Broker, set_broker
 from ..location import default_location
 from ..middleware import AsyncIO, CurrentMessage, GroupCallbacks, Middleware, default_middleware
@@ -51,5 +52,5 @@ current.make_default_broker = make_default_broker
 def with_results() -> list[Middleware]:
     """The middleware of a broker that was not set up by hand."""
     usual = [make() for make in default_middleware]
-    further = [GroupCallbacks(), Results(store_results=True), CurrentMessage(), AsyncIO(only_if_needed=True)]
-    return [*usual, *further]
+    results = [GroupCallbacks(), Results(store_results=True)]
+    return [*usual, *results, CurrentMessage(), AsyncIO(only_if_needed=True), Abortable()]

@@ -63,7 +63,7 @@ class Retries(Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        if exception is None:
+        if exception is None or message.failed:  # failed by a hook: that is final
             return
         actor = broker.actors.get(message.actor_name)
         retries = message.options.get("retries", 0)

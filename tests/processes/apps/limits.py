@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import subprocess
@@ -82,3 +83,19 @@ def lets_it_pass(how):
 @localq.actor
 def does_not_want_to_know():
     notes.hold("unaware")
+
+
+@localq.actor
+def blocks(how):
+    notes.note("blocks", how)
+    try:
+        block(how)
+    except localq.Abort:
+        notes.note("aborted", how)
+        raise
+
+
+@localq.actor
+async def blocks_async():
+    notes.note("blocks")
+    await asyncio.sleep(600)
