@@ -7,7 +7,8 @@ without a circle; `broker`, `message` and `execution` give them their meaning.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,19 @@ class _Thread(threading.local):
 thread = _Thread()
 """While the hooks after a message run on this thread: its outcome, which collects what they
 send and store, and the store that will write all of it at once."""
+
+
+@contextmanager
+def collecting(outcome: Outcome, store: Store) -> Iterator[list[Callable[[], None]]]:
+    """Have `outcome` collect what is sent and stored in that store on this thread meanwhile; gives what
+    is to be called once it is written."""
+    before = thread.outcome, thread.store, thread.later
+    later: list[Callable[[], None]] = []
+    thread.outcome, thread.store, thread.later = outcome, store, later
+    try:
+        yield later
+    finally:
+        thread.outcome, thread.store, thread.later = before
 
 
 def outcome_in(store: Store) -> Outcome | None:

@@ -13,6 +13,7 @@ import localq
 from localq import Abort, Abortable, AbortMode, Broker, abort, abort_requested
 from localq.aborting import Event
 from localq.aborting.backends import StoreBackend, StubBackend
+from localq.clock import current_millis
 from localq.errors import ResultFailure
 from localq.middleware import default_middleware
 from localq.store import Selection, open_store
@@ -101,6 +102,44 @@ def test_in_the_own_store_a_delayed_message_is_cancelled_at_once(url: str, runs:
     with pytest.raises(ResultFailure, match="Abort"):
         message.get_result()
     assert broker.store.counts() == {"default": {"cancelled": 1}}
+
+
+def test_a_cancelled_member_of_a_group_is_told_to_those_who_fire_on_failure(
+    url: str, start_worker: Callable[..., Any], runs: Runs, until: Callable[..., Any]
+) -> None:
+    broker = localq.connect(url)
+    work, told = localq.actor(runs, actor_name="work"), []
+
+    @localq.actor(fire_on_failure=True)
+    def tell(failures: list[dict[str, Any]]) -> None:
+        told.append(failures)
+
+    members = localq.group([work.message()], broker=broker)
+    members.add_completion_callback(tell.message())
+    members.run()
+
+    abort(members.children[0].message_id)
+    start_worker(broker)
+
+    until(lambda: told)
+    ((failure,),) = told
+    assert (failure["actor_name"], failure["type"]) == ("work", "Abort")
+    assert not runs.started.is_set()
+
+
+def test_a_cancelled_message_runs_when_it_is_moved_back(url: str, start_worker: Callable[..., Any]) -> None:
+    broker = localq.connect(url)
+
+    @localq.actor
+    def work() -> str:
+        return "ran after all"
+
+    message = work.send()
+    abort(message.message_id)
+    broker.store.move(Selection(message_ids=[message.message_id]), "waiting", now=current_millis())
+    start_worker(broker)
+
+    assert message.get_result(block=True) == "ran after all"
 
 
 def test_a_message_that_is_not_there_leaves_nothing(url: str) -> None:

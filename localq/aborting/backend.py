@@ -33,6 +33,6 @@ class EventBackend(ABC):
     def notify(self, events: Iterable[Event], ttl: int) -> None:
         """Leave events, which are forgotten after `ttl` milliseconds if nobody takes them."""
 
-    def may_hold(self, key: str) -> bool:
-        """Whether a `poll` of that key could find anything: False saves the look."""
+    def may_hold_any(self) -> bool:
+        """Whether a `poll` could find anything: False saves the look."""
         return True

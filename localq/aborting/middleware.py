@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from .. import current
 from ..broker import Broker, MessageProxy, get_broker
 from ..clock import clock
 from ..errors import DecodeError, SkipMessage
@@ -16,7 +17,7 @@ from ..logging import get_logger
 from ..message import Message
 from ..middleware import Middleware
 from ..middleware.middleware import option
-from ..store import Record, Selection, Store
+from ..store import Outcome, Record, Selection, Store
 from ..store.base import CANCELLED, DELAYED, HELD, RUNNING, WAITING
 from ..threading import Interrupt, current_platform, supported_platforms
 from .backend import Event, EventBackend
@@ -134,7 +135,7 @@ class Abortable(Middleware):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         if current_platform not in supported_platforms:
             warnings.warn(
-                f"Abortable cannot kill threads on your current platform ({current_platform!r}).",
+                f"Abortable cannot interrupt running messages on {current_platform!r}, only on CPython.",
                 category=RuntimeWarning,
                 stacklevel=2,
             )
@@ -158,9 +159,8 @@ class Abortable(Middleware):
         if not self.is_abortable(broker.actors.get(message.actor_name), message):
             return
         backend = self._backend_of(broker)
-        key = f"{AbortMode.CANCEL.value}:{message.message_id}"
         self._running.add(message.message_id)
-        if backend.may_hold(key) and backend.poll(key) is not None:
+        if backend.may_hold_any() and backend.poll(f"{AbortMode.CANCEL.value}:{message.message_id}") is not None:
             self._running.remove(message.message_id)
             raise Aborted("it was aborted before it ran")
 
@@ -196,7 +196,7 @@ class Abortable(Middleware):
                     self.logger.error("Cannot listen for aborts now: %s: %s", type(error).__name__, error)
                 clock.wait(threading.Event(), self.wait_timeout)
             for thread in self._running.interrupt_due(Abort):
-                self.logger.info("Aborting task. Raising exception in worker thread %r.", thread)
+                self.logger.info("A message was aborted: interrupting thread %r.", thread)
                 if broker.is_open:
                     broker.store.wake()  # so that it also ends our own waits
 
@@ -236,14 +236,8 @@ class Abortable(Middleware):
     def _cancel(self, broker: Broker, message_id: str) -> bool:
         """Keep a message that waits from running, and tell who waits for it."""
         selection = Selection(states=[WAITING, DELAYED, HELD], message_ids=[message_id])
-        cancelled = False
-        for record in broker.store.browse(selection):
-            if self._may_cancel(broker, record):
-                only = Selection(states=selection.states, sequences=[record.sequence])
-                if broker.store.move(only, CANCELLED, now=clock.wall()):
-                    cancelled = True
-                    _tell(broker, record)
-        return cancelled
+        waiting = [record for record in broker.store.browse(selection) if self._may_cancel(broker, record)]
+        return sum(_cancel(broker, record) for record in waiting) > 0
 
     def _may_cancel(self, broker: Broker, record: Record) -> bool:
         message = _message_of(record)
@@ -261,15 +255,23 @@ def _message_of(record: Record) -> Message[Any] | None:
         return None
 
 
-def _tell(broker: Broker, record: Record) -> None:
+def _cancel(broker: Broker, record: Record) -> bool:
+    """Cancel a message that waits, together with what its hooks have to say to that; False if it
+    waits no more."""
+    abort = Abort()
+    outcome = Outcome(record, CANCELLED, f"{Abort.__name__}: {abort}")
     message = _message_of(record)
-    if message is None:
-        return
-    proxy = MessageProxy(message)
-    proxy.stuff_exception(Abort())
+    proxy = MessageProxy(message or Message(record.queue, record.actor, (), {}, {}, record.message_id))
+    proxy.stuff_exception(abort)
     proxy.fail()
-    broker.emit_before("nack", proxy)
-    broker.emit_after("nack", proxy)
+    with current.collecting(outcome, broker.store) as later:
+        broker.announce("nack", proxy)
+    broker.store.finish([outcome], now=clock.wall())
+    if outcome.written:
+        for call in later:
+            call()
+        broker.emit_after("nack", proxy)
+    return outcome.written
 
 
 def _abortable_of(middleware: Abortable | None) -> Abortable:

@@ -16,8 +16,9 @@ The life of a message; each arrow is a verb::
                                                    ▲                         │
                                               waiting ◀──────────────────────┘
 
-    held, cancelled:  move() puts a waiting or delayed message there, and back.
-    purge() removes; sweep() removes the dead when their time is over.
+    held, cancelled:  move() puts a waiting or delayed message there, and back; finish(CANCELLED)
+    cancels, too.
+    purge() removes; sweep() removes the dead and the cancelled when their time is over.
 """
 
 from __future__ import annotations
@@ -140,13 +141,14 @@ class Count:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one claimed message, and all that is written together with that.
+    """What became of one message, and all that is written together with that.
 
     Parameters:
-      record: the message, as `claim` returned it.
+      record: the message, as `claim` returned it (for CANCELLED: as `browse` did).
       kind: DONE removes it; DEAD buries it with `reason`; RETRY puts `retry` in its place,
         keeping its age and its crashes; RELEASE gives it back to where it was, as if it had
-        never been claimed.
+        never been claimed. CANCELLED is for a message that nobody has claimed: it keeps that from
+        being done, for `reason`, until it is moved back.
     """
 
     record: Record
@@ -157,6 +159,8 @@ class Outcome:
     values: list[Value] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    written: bool = field(default=False, compare=False)
+    """Set by `finish`: whether it was in force, and so was written."""
 
 
 @dataclass(slots=True)
@@ -274,7 +278,7 @@ class Store(ABC):
         """Put messages into another state; say how many.
 
         Only along the arrows of the drawing: running messages stay where they are. A message
-        that goes to WAITING runs without delay, and one that was dead starts anew: attempts,
+        that goes to WAITING runs without delay, and one that was dead or cancelled starts anew: attempts,
         crashes, verdict and reason are cleared, and values that were kept until then are forgotten.
         """
 

@@ -412,8 +412,9 @@ class MemoryStore(Store):
 
     def _settle(self, outcome: Outcome, now: int) -> None:
         record = self._messages.get(outcome.record.sequence)
-        if record is None or not _in_force(outcome.record, record):
+        if record is None or not _in_force(outcome, record):
             return
+        outcome.written = True
         if self._has_found_its_actor(outcome):
             outcome = Outcome(outcome.record, RELEASE)
         self._conclude(record, outcome, now)
@@ -432,6 +433,8 @@ class MemoryStore(Store):
         self._exit(record)
         if outcome.kind == RELEASE:
             _give_back(record)
+        elif outcome.kind == CANCELLED:
+            record.state, record.reason, record.died_at = CANCELLED, outcome.reason, now
         elif outcome.kind == DEAD:
             record.state, record.reason, record.died_at = DEAD, outcome.reason, now
             record.owner = record.claimed_at = record.verdict = None
@@ -455,7 +458,7 @@ class MemoryStore(Store):
             self._counters.keep(count.key, value, expires_at)
 
     def _move(self, records: Sequence[Record], state: str, now: int) -> None:
-        revived = {record.message_id for record in records if record.state == DEAD}
+        revived = {record.message_id for record in records if record.state in (DEAD, CANCELLED)}
         if revived:
             self._values.drop_all(lambda value: value.until_revived in revived)
         for record in records:
@@ -463,10 +466,12 @@ class MemoryStore(Store):
 
     def _shift(self, record: Record, state: str, now: int) -> None:
         self._exit(record)
-        if record.state == DEAD:
+        if record.state in (DEAD, CANCELLED):
             record.attempts = record.crashes = 0
             record.verdict = record.reason = record.died_at = None
         record.state = state
+        if state == CANCELLED:
+            record.died_at = now
         if state == WAITING:
             record.eta, record.position = None, self._next_position(now)
         self._enter(record)
@@ -510,9 +515,10 @@ class MemoryStore(Store):
 
     def _sweep_dead_letters(self, now: int) -> int:
         swept = 0
-        for key in islice(self._aside[DEAD].up_to(now - DEAD_LETTER_TTL), SWEEP_BATCH):
-            self._remove(self._messages[key[-1]])
-            swept += 1
+        for state in (DEAD, CANCELLED):
+            for key in islice(self._aside[state].up_to(now - DEAD_LETTER_TTL), SWEEP_BATCH):
+                self._remove(self._messages[key[-1]])
+                swept += 1
         return swept
 
     def _clear_empty_shelves(self) -> None:
@@ -541,7 +547,10 @@ def _key(record: Record) -> Key:
     return record.died_at or 0, record.sequence
 
 
-def _in_force(claimed: Record, record: Record) -> bool:
+def _in_force(outcome: Outcome, record: Record) -> bool:
+    if outcome.kind == CANCELLED:
+        return record.state in ARROWS[CANCELLED]
+    claimed = outcome.record
     same_claim = (claimed.owner, claimed.claim) == (record.owner, record.claim)
     return record.state == RUNNING and same_claim
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import StoreError
-from .base import DEAD, DELAYED, WAITING, Record, Selection
+from .base import CANCELLED, DEAD, DELAYED, WAITING, Record, Selection
 
 INLINE = 2000
 """Bytes of a body that its row still holds; larger ones lie apart."""
@@ -37,11 +37,12 @@ def record_of(row: Sequence[Any]) -> Record:
     return Record(*row)
 
 
-def moved_row(record: Record, state: str, position: int) -> tuple[Any, ...]:
-    anew = record.state == DEAD
+def moved_row(record: Record, state: str, position: int, now: int) -> tuple[Any, ...]:
+    anew = record.state in (DEAD, CANCELLED)
+    died_at = now if state == CANCELLED else record.died_at
     eta = None if state == WAITING else record.eta
     tries = (0, 0, None, None, None) if anew else (
-        record.attempts, record.crashes, record.verdict, record.reason, record.died_at)  # fmt: skip
+        record.attempts, record.crashes, record.verdict, record.reason, died_at)  # fmt: skip
     return state, position, eta, *tries, record.sequence
 
 

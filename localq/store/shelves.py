@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ..errors import StoreError
-from .base import DEAD, DONE, RELEASE, RETRY, Count, Event, Outcome, Record, Schedule, Value
+from .base import CANCELLED, DEAD, DONE, RELEASE, RETRY, Count, Event, Outcome, Record, Schedule, Value
 
 T = TypeVar("T")
 Key = tuple[Any, ...]
@@ -144,7 +144,7 @@ def check(given: Iterable[Any]) -> None:
 
 def check_outcome(outcome: Outcome) -> None:
     retry = [] if outcome.retry is None else [outcome.retry]
-    if outcome.kind not in (DONE, RETRY, RELEASE, DEAD) or (outcome.kind == RETRY and not retry):
+    if outcome.kind not in (DONE, RETRY, RELEASE, DEAD, CANCELLED) or (outcome.kind == RETRY and not retry):
         raise StoreError(f"{outcome.kind!r} is no ending, or one that lacks its record to retry")
     check([*retry, *outcome.puts, *outcome.values, *outcome.counts, *outcome.events])
     for count in outcome.counts:

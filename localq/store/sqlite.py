@@ -144,6 +144,8 @@ class SQLiteStore(RegistrySQLite):
                 written += self._remove(connection, list(group), owner, token)
             else:
                 written += [outcome for outcome in group if self._change(connection, outcome, now)]
+        for outcome in written:
+            outcome.written = True
         return written
 
     def _carry(self, connection: sqlite3.Connection, written: list[Outcome], now: int) -> list[Record]:
@@ -178,6 +180,8 @@ class SQLiteStore(RegistrySQLite):
         this_claim = (record.sequence, record.owner, record.claim)
         if outcome.kind == RELEASE:
             return connection.execute(sql.RELEASE, this_claim).rowcount == 1
+        if outcome.kind == CANCELLED:
+            return connection.execute(sql.CANCEL, (outcome.reason, now, record.sequence)).rowcount == 1
         if outcome.kind == DEAD:
             return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
         assert outcome.kind == RETRY
@@ -313,9 +317,9 @@ class SQLiteStore(RegistrySQLite):
 
     def _move(self, connection: sqlite3.Connection, records: list[Record], state: str, now: int) -> None:
         first = self.database.gate.next_position(now, len(records) or 1)
-        rows = [moved_row(record, state, first + n) for n, record in enumerate(records)]
+        rows = [moved_row(record, state, first + n, now) for n, record in enumerate(records)]
         connection.executemany(sql.MOVE, rows)
-        revived = [(record.message_id,) for record in records if record.state == DEAD]
+        revived = [(record.message_id,) for record in records if record.state in (DEAD, CANCELLED)]
         connection.executemany(sql.FORGET_VALUES, revived)
 
     def purge(self, selection: Selection) -> int:

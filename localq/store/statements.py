@@ -41,6 +41,10 @@ UPDATE message SET state = ?, position = ?, eta = ?, queue = ?, actor = ?, body 
                    owner = NULL, claimed_at = NULL
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
+CANCEL = """
+UPDATE message SET state = 'cancelled', reason = ?, died_at = ?
+WHERE sequence = ? AND state IN ('waiting', 'delayed', 'held')"""
+
 RELEASE = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts = attempts - 1
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
@@ -190,6 +194,10 @@ DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
 
 # -- what has expired, a bounded batch of each
 
+_CANCELLED_FOR_TOO_LONG = """
+SELECT sequence FROM message INDEXED BY aside
+WHERE state IN ('held', 'cancelled') AND state = 'cancelled' AND died_at <= :dead LIMIT :batch"""
+
 _DEAD_FOR_TOO_LONG = """
 SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead
 ORDER BY died_at LIMIT :batch"""
@@ -203,4 +211,6 @@ SWEEP = (
        (SELECT sequence FROM event WHERE expires_at <= :now LIMIT :batch)""",
     f"DELETE FROM payload WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
     f"DELETE FROM message WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
+    f"DELETE FROM payload WHERE sequence IN ({_CANCELLED_FOR_TOO_LONG})",
+    f"DELETE FROM message WHERE sequence IN ({_CANCELLED_FOR_TOO_LONG})",
 )

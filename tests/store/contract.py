@@ -740,6 +740,40 @@ class StoreContract:
         assert take(store, worker, now + 2 * HOUR) == []
         assert not store.wait(["q"], now=now + 2 * HOUR, timeout=1)
 
+    @pytest.mark.parametrize("source", [WAITING, DELAYED, HELD])
+    def test_a_cancelled_message_is_never_claimed_and_carries_its_reason(
+        self, store: Store, worker: int, now: int, source: str
+    ) -> None:
+        record = self.put_one_in(source, store, worker, now)
+        outcome = Outcome(record, CANCELLED, "not wanted", values=[Value("k", b"v", HOUR)], puts=[message("other")])
+        store.finish([outcome], now=now)
+        assert outcome.written
+        assert states(store) == {"m": CANCELLED, "other": WAITING}
+        (cancelled,) = store.browse(Selection(states=[CANCELLED]))
+        assert (cancelled.reason, cancelled.died_at) == ("not wanted", now)
+        assert store.get_value("k", now=now) == b"v"
+        assert ids(take(store, worker, now + 2 * HOUR, limit=9)) == ["other"]
+
+    @pytest.mark.parametrize("source", [RUNNING, DEAD, CANCELLED])
+    def test_what_does_not_wait_is_not_cancelled(
+        self, store: Store, worker: int, now: int, source: str
+    ) -> None:
+        before = self.put_one_in(source, store, worker, now)
+        outcome = Outcome(before, CANCELLED, "too late", values=[Value("k", b"v", HOUR)])
+        store.finish([outcome], now=now)
+        assert not outcome.written
+        assert store.browse(EVERYTHING) == [before]
+        assert store.get_value("k", now=now) is None
+
+    def test_a_cancelled_message_that_is_moved_back_starts_anew(self, store: Store, worker: int, now: int) -> None:
+        record = self.put_one_in(WAITING, store, worker, now)
+        told = Value("k", b"cancelled", HOUR, until_revived="m")
+        store.finish([Outcome(record, CANCELLED, "not wanted", values=[told])], now=now)
+        assert store.move(EVERYTHING, WAITING, now=now) == 1
+        assert store.get_value("k", now=now) is None
+        (again,) = take(store, worker, now)
+        assert (again.reason, again.died_at, again.attempts) == (None, None, 1)
+
     @pytest.mark.parametrize(
         ("source", "target"),
         [(RUNNING, state) for state in STATES]
@@ -1062,6 +1096,20 @@ class StoreContract:
         assert store.get_value("kept", now=now) == b"v"
         assert not store.add("kept", 1, HOUR, now=now)
         assert [event.data for _, event in store.events([], after=0)] == [b"new"]
+
+    @pytest.mark.parametrize("how", ["finish", "move"])
+    def test_sweep_removes_cancelled_messages_when_their_time_is_over(
+        self, store: Store, worker: int, now: int, how: str
+    ) -> None:
+        record = self.put_one_in(WAITING, store, worker, now)
+        if how == "finish":
+            store.finish([Outcome(record, CANCELLED, "not wanted")], now=now)
+        else:
+            store.move(EVERYTHING, CANCELLED, now=now)
+        store.sweep(now=now + DEAD_LETTER_TTL - 1)
+        assert states(store) == {"m": CANCELLED}
+        store.sweep(now=now + DEAD_LETTER_TTL)
+        assert states(store) == {}
 
     def test_sweep_removes_dead_letters_when_their_time_is_over(self, store: Store, worker: int, now: int) -> None:
         for moment, size in ((now, 10), (now + 50, 100_000)):

@@ -74,7 +74,7 @@ class StoreBackend(EventBackend):
         rung = [Value(LATEST, str(number).encode(), LATEST_TTL), Value(f"{BELL}{number}", bell, BELL_TTL)]
         self.store.set_values(rung, now=clock.wall())
 
-    def may_hold(self, key: str) -> bool:
+    def may_hold_any(self) -> bool:
         """Only while events that this process has heard of can still lie there."""
         return self._heard is None or bool(self._busy_until and clock.monotonic() < self._busy_until)
 
