@@ -27,12 +27,12 @@ import localq
 HOUSE = Path(localq.__file__).parent
 
 FLOORS = (
-    "version errors clock current cells late_imports locks names dramatiq_alias logging threading asyncio",
+    "version errors clock current cells late_imports locks names common dramatiq_alias logging threading asyncio",
     "encoder composition message store location",
     "rate_limits",
     "middleware",
     "results",
-    "broker brokers actor generic",
+    "consumer broker brokers actor generic",
     "execution worker worker_thread timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",

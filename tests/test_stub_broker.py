@@ -1,0 +1,286 @@
+"""The stub broker: a store in memory that tests look into, and a join that raises what went wrong."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+import localq
+from localq.brokers.stub import StubBroker
+from localq.common import dq_name, iter_queue, join_queue
+from localq.middleware import SkipMessage
+from localq.results import Results
+
+
+@pytest.fixture
+def stub() -> Iterator[StubBroker]:
+    broker = StubBroker()
+    localq.set_broker(broker)
+    yield broker
+    broker.flush_all()
+    broker.close()
+
+
+@pytest.fixture
+def worker(stub: StubBroker, start_worker: Callable[..., localq.Worker]) -> localq.Worker:
+    return start_worker(stub, worker_timeout=100)
+
+
+def test_what_was_sent_lies_encoded_in_a_queue(stub: StubBroker) -> None:
+    @localq.actor
+    def task(x: int) -> None: ...
+
+    sent = task.send(1)
+
+    assert stub.queues["default"].qsize() == 1
+    assert stub.queues["default"].unfinished_tasks == 1
+    assert localq.Message.decode(stub.queues["default"].get(timeout=1)) == sent
+    assert stub.queues["default"].qsize() == 0
+    stub.queues["default"].task_done()
+    assert stub.queues["default"].unfinished_tasks == 0
+    with pytest.raises(ValueError, match="too many times"):
+        stub.queues["default"].task_done()
+
+
+def test_its_queues_are_queues_of_both_names(stub: StubBroker) -> None:
+    stub.declare_queue("mail")
+
+    assert set(stub.queues) == {"mail", "mail.DQ"}
+    assert all(isinstance(each, queue.Queue) for each in stub.queues.values())
+    assert stub.queues["mail"].empty()
+    assert not stub.queues["mail"].full()
+    with pytest.raises(queue.Empty):
+        stub.queues["mail"].get_nowait()
+    with pytest.raises(queue.Empty):
+        stub.queues["mail"].get(timeout=0.01)
+    join_queue(stub.queues["mail"], timeout=1)
+
+
+def test_a_delayed_copy_says_when_it_is_due_and_lies_in_the_delay_queue(stub: StubBroker) -> None:
+    @localq.actor
+    def task() -> None: ...
+
+    before = localq.clock.current_millis()
+    sent = task.send_with_options(delay=60_000)
+
+    (data,) = iter_queue(stub.queues["default.DQ"])
+    message = localq.Message.decode(data)
+    assert message == sent
+    assert message.queue_name == "default.DQ"
+    assert before + 60_000 <= message.options["eta"] <= localq.clock.current_millis() + 60_000
+    assert stub.queues["default"].qsize() == 0
+
+
+def test_a_worker_runs_bytes_that_were_put_by_hand(stub: StubBroker, worker: localq.Worker) -> None:
+    ran = []
+
+    @localq.actor
+    def task(x: int) -> None:
+        ran.append(x)
+
+    stub.queues["default"].put(task.message(7).encode())
+    stub.join("default", timeout=5000)
+
+    assert ran == [7]
+
+
+def test_bytes_that_are_no_message_do_not_stop_a_queue(stub: StubBroker, worker: localq.Worker) -> None:
+    ran = []
+
+    @localq.actor
+    def task() -> None:
+        ran.append(1)
+
+    stub.queues["default"].put(b"no message")
+    task.send()
+    with pytest.raises(localq.DecodeError):
+        stub.join("default", timeout=5000)
+
+    assert ran == [1]
+    assert stub.get_queue_message_counts("default") == (0, 0, 1)
+
+
+def test_a_delayed_message_knows_its_queue_by_its_usual_name_when_it_runs(
+    stub: StubBroker, worker: localq.Worker
+) -> None:
+    stub.add_middleware(localq.middleware.CurrentMessage())
+    names = []
+
+    @localq.actor
+    def task() -> None:
+        names.append(localq.middleware.CurrentMessage.get_current_message().queue_name)
+
+    task.send_with_options(delay=10)
+    stub.join("default", timeout=5000)
+
+    assert names == ["default"]
+
+
+@pytest.mark.parametrize("verb", ["consume", "join"])
+def test_a_queue_that_nobody_declared_is_not_found(stub: StubBroker, verb: str) -> None:
+    with pytest.raises(localq.QueueNotFound, match="nowhere"):
+        getattr(stub, verb)("nowhere")
+
+
+def test_nothing_is_sent_to_a_queue_that_nobody_declared(stub: StubBroker) -> None:
+    with pytest.raises(localq.QueueNotFound, match="nowhere"):
+        stub.enqueue(Mock(queue_name="nowhere"))
+
+
+def test_join_gives_up_in_time(stub: StubBroker) -> None:
+    @localq.actor
+    def task() -> None: ...
+
+    task.send()
+    with pytest.raises(localq.QueueJoinTimeout, match="1 waiting"):
+        stub.join("default", timeout=50)
+
+
+def test_join_raises_what_the_actor_raised(stub: StubBroker, worker: localq.Worker) -> None:
+    error = LookupError("over there")
+
+    @localq.actor(max_retries=0)
+    def task() -> None:
+        raise error
+
+    message = task.send()
+
+    with pytest.raises(LookupError) as caught:
+        stub.join("default", timeout=5000)
+    assert caught.value is error
+    (letter,) = stub.dead_letters
+    assert letter.message_id == message.message_id
+    assert stub.dead_letters_by_queue["default"] == [letter]
+    stub.join("default", timeout=5000, fail_fast=False)
+
+
+def test_join_waits_for_retries_and_raises_nothing_if_one_succeeds(stub: StubBroker, worker: localq.Worker) -> None:
+    tries = []
+
+    @localq.actor(min_backoff=1, max_backoff=1)
+    def task() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("not yet")
+
+    task.send()
+    stub.join("default", timeout=5000)
+
+    assert len(tries) == 3
+    assert stub.dead_letters == []
+
+
+def test_whether_join_raises_can_be_set_for_the_broker(start_worker: Callable[..., localq.Worker]) -> None:
+    broker = StubBroker(fail_fast_default=False)
+
+    @localq.actor(broker=broker, max_retries=0)
+    def task() -> None:
+        raise LookupError
+
+    start_worker(broker)
+    task.send()
+    broker.join("default", timeout=5000)
+    with pytest.raises(LookupError):
+        broker.join("default", timeout=5000, fail_fast=True)
+
+
+def test_join_raises_that_nobody_declares_the_actor(stub: StubBroker, worker: localq.Worker) -> None:
+    stub.declare_queue("default")
+    message = stub.enqueue(localq.Message("default", "nobody", (), {}, {}))
+
+    with pytest.raises(localq.ActorNotFound, match=r"^nobody$"):
+        stub.join("default", timeout=5000)
+    assert stub.dead_letters == [message]
+
+
+def test_join_raises_the_skip_of_a_message_that_was_failed(stub: StubBroker, worker: localq.Worker) -> None:
+    @localq.actor(max_age=1)
+    def task() -> None: ...
+
+    message = task.message()
+    stub.enqueue(message.copy(message_timestamp=message.message_timestamp - 1000))
+
+    with pytest.raises(SkipMessage, match=r"^Message age limit exceeded$"):
+        stub.join("default", timeout=5000)
+
+
+def test_flushing_empties_everything_in_place(stub: StubBroker, worker: localq.Worker) -> None:
+    @localq.actor(max_retries=0)
+    def task() -> None:
+        raise LookupError
+
+    task.send()
+    stub.join("default", fail_fast=False, timeout=5000)
+    letters, view = stub.dead_letters_by_queue["default"], stub.queues["default"]
+    assert len(letters) == 1
+    worker.pause()
+    task.send()
+    task.send_with_options(delay=60_000)
+
+    stub.flush_all()
+
+    assert stub.queues["default"] is view
+    assert (view.qsize(), view.unfinished_tasks, stub.queues["default.DQ"].unfinished_tasks) == (0, 0, 0)
+    assert letters == stub.dead_letters == []
+    assert stub.dead_letters_by_queue["default"] is letters
+
+
+def test_a_consumer_takes_messages_without_a_worker(stub: StubBroker) -> None:
+    @localq.actor
+    def task(x: int) -> None: ...
+
+    one, two, three = (task.send(x) for x in range(3))
+    consumer = stub.consume("default", timeout=10)
+
+    first, second, third = (next(consumer) for _ in range(3))
+    assert [first, second, third] == [one, two, three]
+    assert stub.queues["default"].unfinished_tasks == 3
+    consumer.ack(first)
+    consumer.nack(second)
+    consumer.requeue([third])
+    assert stub.dead_letters == [two]
+    assert next(consumer) == three
+    assert next(consumer) is None
+    consumer.close()
+    assert stub.queues["default"].qsize() == 1
+
+
+def test_results_are_kept_in_its_memory(stub: StubBroker, worker: localq.Worker) -> None:
+    stub.add_middleware(Results())
+
+    @localq.actor(store_results=True)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    assert add.send_with_options(args=(1, 2), delay=5).get_result(block=True, timeout=5000) == 3
+
+
+def test_ten_retries_without_backoff_are_quick(stub: StubBroker, worker: localq.Worker) -> None:
+    tries: list[float] = []
+
+    @localq.actor(max_retries=10, min_backoff=0, max_backoff=0)
+    def task() -> None:
+        tries.append(time.monotonic())
+        raise RuntimeError
+
+    task.send()
+    stub.join("default", fail_fast=False, timeout=10_000)
+
+    assert len(tries) == 11
+
+
+def test_its_declared_queues_are_told_with_their_forms_for_delayed_messages(stub: StubBroker) -> None:
+    stub.declare_queue("mail")
+
+    assert stub.get_declared_delay_queues() == {dq_name("mail")}
+
+
+def test_an_unknown_argument_is_named() -> None:
+    unknown: Any = {"colour": "red"}
+    with pytest.raises(TypeError, match="colour"):
+        StubBroker(**unknown)
