@@ -6,7 +6,7 @@ import os
 import queue
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, overload
 
 from .clock import Deadline, compute_backoff, current_millis
 from .errors import QueueJoinTimeout
@@ -25,15 +25,19 @@ __all__ = [
 ]
 
 
-def getenv_int(name: str) -> int | None:
-    """A whole number from the environment, or None where there is none.
+@overload
+def getenv_int(name: str) -> int | None: ...
+@overload
+def getenv_int(name: str, default: int) -> int: ...
+def getenv_int(name: str, default: int | None = None) -> int | None:
+    """A whole number from the environment, or `default` where there is none.
 
     Raises:
       ValueError: the variable holds something else.
     """
     text = os.environ.get(name)
     if text is None:
-        return None
+        return default
     try:
         return int(text)
     except ValueError:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
-WORKER_TIMEOUT = getenv_int("dramatiq_worker_timeout") or 1000
+WORKER_TIMEOUT = getenv_int("dramatiq_worker_timeout", 1000)
 """Milliseconds between two looks for what a bell may have missed, where a worker is not told."""
-CONSUMER_RESTART_DELAY = getenv_int("dramatiq_restart_delay") or 3000
+CONSUMER_RESTART_DELAY = getenv_int("dramatiq_restart_delay", 3000)
 """Milliseconds of the longest pause between two tries while the store cannot be used."""
 CONSUMER_RESTART_DELAY_SECS = CONSUMER_RESTART_DELAY / 1000
 QUEUE_PREFETCH = DELAY_QUEUE_PREFETCH = 0

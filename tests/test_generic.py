@@ -154,7 +154,7 @@ def test_the_environment_gives_whole_numbers(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("such_a_variable", "12")
     assert common.getenv_int("such_a_variable") == 12
     monkeypatch.setenv("such_a_variable", "many")
-    with pytest.raises(ValueError, match="such_a_variable.*'many'"):
+    with pytest.raises(ValueError, match=r"such_a_variable.*'many'"):
         common.getenv_int("such_a_variable")
 
 
