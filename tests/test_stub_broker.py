@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import queue
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +17,8 @@ import pytest
 import localq
 from localq.brokers.stub import StubBroker
 from localq.common import dq_name, iter_queue, join_queue
-from localq.middleware import SkipMessage
+from localq.middleware import AsyncIO, GroupCallbacks, Shutdown, SkipMessage, TimeLimit, TimeLimitExceeded
+from localq.rate_limits.backends import StubBackend
 from localq.results import Results
 
 
@@ -284,3 +289,113 @@ def test_an_unknown_argument_is_named() -> None:
     unknown: Any = {"colour": "red"}
     with pytest.raises(TypeError, match="colour"):
         StubBroker(**unknown)
+
+
+@pytest.mark.parametrize("kind", ["time limit", "shutdown"])
+def test_join_raises_an_interrupt_that_ended_the_actor(
+    stub: StubBroker, start_worker: Callable[..., localq.Worker], kind: str
+) -> None:
+    options: dict[str, Any] = {"time_limit": 50} if kind == "time limit" else {"notify_shutdown": True}
+    started = threading.Event()
+
+    @localq.actor(max_retries=0, **options)
+    def task() -> None:
+        started.set()
+        while True:
+            time.sleep(0.002)
+
+    for one in stub.middleware:
+        if isinstance(one, TimeLimit):
+            one.interval = 20
+    stub.emit_after("process_boot")
+    worker = start_worker(stub)
+    task.send()
+    assert started.wait(20)
+    if kind == "shutdown":
+        worker.stop()
+
+    with pytest.raises(TimeLimitExceeded if kind == "time limit" else Shutdown):
+        stub.join("default", timeout=20_000)
+
+
+def test_callbacks_of_groups_are_sent_once(stub: StubBroker, worker: localq.Worker) -> None:
+    stub.add_middleware(GroupCallbacks(StubBackend()))
+    done = []
+
+    @localq.actor
+    def task() -> None: ...
+
+    @localq.actor
+    def finished() -> None:
+        done.append(1)
+
+    group = localq.group(task.message() for _ in range(5))
+    group.add_completion_callback(finished.message())
+    group.run()
+    stub.join("default", timeout=5000)
+
+    assert done == [1]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_exception_is_let_go_of_with_the_dead_letter(
+    stub: StubBroker, start_worker: Callable[..., localq.Worker], is_async: bool
+) -> None:
+    stub.add_middleware(AsyncIO())
+    errors: list[weakref.ref[BaseException]] = []
+
+    class Failure(Exception):
+        def __init__(self) -> None:
+            errors.append(weakref.ref(self))
+
+    def fail() -> None:
+        raise Failure
+
+    async def fail_async() -> None:
+        fail()
+
+    localq.actor(fail_async if is_async else fail, actor_name="fail", max_retries=1, min_backoff=1, max_backoff=1)
+    worker = start_worker(stub, worker_threads=1)
+    logging.disable(logging.CRITICAL)  # log handlers, those of pytest among them, keep what they are given
+    gc.collect()
+    gc.disable()
+    try:
+        stub.get_actor("fail").send()
+        stub.join("default", timeout=10_000, fail_fast=False)
+        worker.stop()
+        assert len(errors) == 2
+        assert errors[0]() is None
+        stub.flush_all()
+        assert errors[1]() is None
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
+
+
+def test_an_eta_that_is_none_is_warned_of_and_its_message_runs_at_once(
+    stub: StubBroker, worker: localq.Worker, logged: Callable[[int], list[str]]
+) -> None:
+    ran = []
+    task = localq.actor(lambda x: ran.append(x), actor_name="task")
+
+    task.send_with_options(args=[1], eta="tomorrow")
+    stub.queues["default"].put(task.message_with_options(args=[2], eta="tomorrow").encode())
+    stub.join("default", timeout=5000)
+
+    assert sorted(ran) == [1, 2]
+    assert sum("Invalid eta value for message" in line for line in logged(logging.WARNING)) == 2
+
+
+def test_an_actor_chooses_when_it_is_retried(stub: StubBroker, worker: localq.Worker) -> None:
+    started: list[float] = []
+
+    @localq.actor
+    def task() -> None:
+        started.append(time.monotonic())
+        if len(started) == 1:
+            raise localq.Retry(delay=100)
+
+    task.send()
+    stub.join("default", timeout=10_000)
+
+    assert started[1] - started[0] >= 0.099  # times are whole milliseconds

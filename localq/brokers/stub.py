@@ -185,7 +185,8 @@ class QueueView(queue.Queue[bytes]):
             message = Message.decode(item)
         except DecodeError:
             return Record("", q_name(self._name), "", item, get_encoder().name, WIRE_VERSION)
-        record = self._broker.record_of(message, clock.wall())
+        now = clock.wall()
+        record = self._broker.record_of(self._broker._scheduled(message, None, now), now)
         record.queue, record.body = q_name(self._name), item
         return record
 
