@@ -261,7 +261,7 @@ def test_actor_is_the_decorator_however_it_was_imported(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["broker", "brokers", "worker", "errors", "common", "generic", "middleware", "results", "rate_limits", "message"],
+    ["broker", "brokers", "worker", "errors", "common", "generic", "middleware", "results", "rate_limits"],
 )
 def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None:
     assert in_a_fresh_interpreter(f"""
