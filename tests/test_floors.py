@@ -261,7 +261,10 @@ def test_actor_is_the_decorator_however_it_was_imported(statement: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["broker", "brokers", "worker", "errors", "common", "generic", "middleware", "results", "rate_limits"],
+    [
+        *("broker", "brokers", "worker", "errors", "common", "generic"),
+        *("middleware", "results", "rate_limits", "message", "encoder"),
+    ],
 )
 def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None:
     assert in_a_fresh_interpreter(f"""
