@@ -18,10 +18,12 @@ The road of a message, and where to read about each part of it::
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import broker, encoder, errors, message, middleware, results, worker
 from .aborting import Abort, Abortable, AbortMode, abort, abort_requested
 from .actor import Actor, actor
-from .broker import Broker, MessageProxy, get_broker, set_broker
+from .broker import Broker, Consumer, MessageProxy, get_broker, set_broker
 from .brokers import connect
 from .composition import group, pipeline
 from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder
@@ -43,12 +45,13 @@ from .errors import (
     StoreError,
     WorkerCrashed,
 )
+from .generic import GenericActor
 from .logging import get_logger
 from .message import Message, get_encoder, set_encoder
 from .middleware import Middleware
 from .processes.pool import Pool, pool
 from .version import __version__
-from .worker import Worker
+from .worker import ConsumerThread, Worker
 from .worker_thread import WorkerThread
 
 __all__ = [
@@ -62,10 +65,13 @@ __all__ = [
     "BrokerError",
     "ConnectionClosed",
     "ConnectionFailed",
+    "Consumer",
+    "ConsumerThread",
     "DecodeError",
     "DramatiqError",
     "EncodeError",
     "Encoder",
+    "GenericActor",
     "JSONEncoder",
     "LocalqError",
     "Message",
@@ -105,3 +111,9 @@ __all__ = [
     "set_encoder",
     "worker",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ConnectionError":
+        return errors.old_connection_error(stacklevel=3)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import current
 from .clock import Deadline, clock
+from .consumer import Consumer, MessageProxy
 from .errors import ActorNotFound, BrokerError, MiddlewareError, QueueJoinTimeout
 from .location import Location, default_location
 from .logging import get_logger
@@ -22,6 +23,8 @@ from .store.base import DELAYED, RUNNING, WAITING
 
 if TYPE_CHECKING:
     from .actor import Actor
+
+__all__ = ["Broker", "Consumer", "MessageProxy", "all_brokers", "get_broker", "global_broker", "set_broker"]
 
 global_broker: Broker | None = None
 """The broker of actors that name none. None: `get_broker` makes the default one."""
@@ -243,10 +246,13 @@ class Broker:
             return
         check_queue_name(queue_name)
         self.emit_before("declare_queue", queue_name)
-        self.queues[queue_name] = None
+        self._add_queue(queue_name)
         self.emit_after("declare_queue", queue_name)
         self.delay_queues.add(dq_name(queue_name))
         self.emit_after("declare_delay_queue", dq_name(queue_name))
+
+    def _add_queue(self, queue_name: str) -> None:
+        self.queues[queue_name] = None
 
     def get_actor(self, actor_name: str) -> Actor[Any, Any]:
         """The actor of that name.
@@ -303,10 +309,14 @@ class Broker:
         """
         now = clock.wall()
         pairs = [pair if isinstance(pair, tuple) else (pair, delay) for pair in messages]
-        sent = [(_scheduled(message, wait, now), wait) for message, wait in pairs]
+        sent = [(self._scheduled(message, wait, now), wait) for message, wait in pairs]
         for message, wait in sent:
             self.emit_before("enqueue", message, wait)
-        self._put([self.record_of(message, now) for message, _ in sent], now)
+        records = [self.record_of(message, now) for message, _ in sent]
+        for record, (_, wait) in zip(records, sent, strict=True):
+            if wait is not None and record.eta is not None and record.eta > now:
+                record.eta += 1  # the millisecond that has begun does not count: nothing runs early
+        self._put(records, now)
         for message, wait in sent:
             self.emit_after("enqueue", message, wait)
         return [message for message, _ in sent]
@@ -314,6 +324,9 @@ class Broker:
     def prepared(self, message: Message[Any]) -> Message[Any]:
         """The message as `enqueue` would store it: without an ``eta`` that means nothing."""
         return _scheduled(message, None, clock.wall())
+
+    def _scheduled(self, message: Message[Any], delay: int | None, now: int) -> Message[Any]:
+        return _scheduled(message, delay, now)
 
     def _put(self, records: Sequence[Record], now: int) -> None:
         store = self.store
@@ -342,6 +355,21 @@ class Broker:
             created_at=now,
         )
 
+    # -- receiving, without a worker
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
+        """Takes messages of a queue one by one, for who wants no worker.
+
+        Parameters:
+          queue_name: the queue.
+          prefetch: has no effect, since nothing is taken before it is asked for.
+          timeout: milliseconds that each step of the iteration waits for a message.
+
+        Raises:
+          StoreError: the store cannot be used; the text says why.
+        """
+        return Consumer(self.store, queue_name, timeout)
+
     # -- looking and waiting
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
@@ -355,13 +383,18 @@ class Broker:
         Raises:
           QueueJoinTimeout: there still is after `timeout` milliseconds; the text says what.
         """
+        self.wait_until_done(queue_name, timeout)
+
+    def wait_until_done(self, queue_name: str, timeout: int | None = None) -> None:
+        """`join`, whatever a subclass makes of that: for workers."""
         deadline, nap = Deadline(timeout), 0.001
+        longest = 0.05 if self.store.shared else 0.005  # a look into a file costs more
         while left := self._unfinished(q_name(queue_name)):
             if deadline.passed():
                 states = ", ".join(f"{count} {state}" for state, count in left.items())
                 raise QueueJoinTimeout(f"after {timeout} ms the queue {queue_name!r} still has {states}")
             time.sleep(nap)
-            nap = min(nap * 1.5, 0.05)
+            nap = min(nap * 1.5, longest)
 
     def _unfinished(self, queue_name: str) -> dict[str, int]:
         counts = self.store.counts().get(queue_name, {})
@@ -428,50 +461,3 @@ def _whole(value: Any, name: str) -> int:
     if abs(whole) >= 2**53:
         raise ValueError(f"{name} is out of range: {value!r}")
     return whole
-
-
-class MessageProxy:
-    """A message on its way through the hooks and its actor; has the message's attributes.
-
-    Attributes can be set on it: the same object is given to every hook.
-    """
-
-    def __init__(self, message: Message[Any]) -> None:
-        # A message never changes, so that its fields can stand here too: a hook reads many.
-        self.__dict__.update(message.__dict__)
-        self.failed = False
-        self._message = message
-        self._exception: BaseException | None = None
-
-    def fail(self) -> None:
-        """Mark it as failed for good: it becomes a dead letter."""
-        self.failed = True
-
-    def stuff_exception(self, exception: BaseException) -> None:
-        """Remember what the actor raised, for the hooks that follow."""
-        self._exception = exception
-
-    def clear_exception(self) -> None:
-        """Forget it, since it refers to frames, which refer to everything."""
-        self._exception = None
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_message":  # not yet set: a copy, or an unpickled one
-            raise AttributeError(name)
-        return getattr(self._message, name)
-
-    def __str__(self) -> str:
-        return str(self._message)
-
-    def __repr__(self) -> str:
-        return f"MessageProxy({self._message!r})"
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, MessageProxy):
-            return self._message == other._message
-        return self._message == other
-
-    def __lt__(self, other: Any) -> bool:
-        return bool(self._message < getattr(other, "_message", other))
-
-    __hash__ = None  # type: ignore[assignment]  # as its message: options can be written to

@@ -189,12 +189,17 @@ class SkipMessage(MiddlewareError):
     """Raised by ``before_process_message`` so that the actor does not run."""
 
 
+def old_connection_error(stacklevel: int) -> type[BrokerConnectionError]:
+    """What the name ConnectionError stands for, with a warning that it is an old one."""
+    warnings.warn(
+        "ConnectionError is the old name of BrokerConnectionError; use that",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
+    return BrokerConnectionError
+
+
 def __getattr__(name: str) -> Any:
     if name == "ConnectionError":
-        warnings.warn(
-            "ConnectionError is the old name of BrokerConnectionError; use that",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return BrokerConnectionError
+        return old_connection_error(stacklevel=3)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

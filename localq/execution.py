@@ -109,6 +109,8 @@ class Execution:
         if record.attempts == 1 and "retries" in message.options:
             for name in OPTIONS_OF_A_LIFE:
                 message.options.pop(name, None)
+        if message.queue_name != record.queue:  # ``X.DQ``, as the stub broker names it
+            message = message._replace(queue_name=record.queue)
         self.message = MessageProxy(message)
 
     def _look_for_a_verdict(self) -> None:

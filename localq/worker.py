@@ -11,8 +11,10 @@ from uuid import uuid4
 
 from .cells import Cells
 from .clock import Deadline, clock
+from .common import getenv_int
+from .consumer import Consumer
 from .logging import get_logger
-from .names import q_name
+from .names import dq_name, q_name
 from .store import Record, WorkerRecord
 from .store.base import ALONE
 from .timekeeper import Timekeeper
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
+WORKER_TIMEOUT = getenv_int("dramatiq_worker_timeout", 1000)
+"""Milliseconds between two looks for what a bell may have missed, where a worker is not told."""
+CONSUMER_RESTART_DELAY = getenv_int("dramatiq_restart_delay", 3000)
+"""Milliseconds of the longest pause between two tries while the store cannot be used."""
+CONSUMER_RESTART_DELAY_SECS = CONSUMER_RESTART_DELAY / 1000
+QUEUE_PREFETCH = DELAY_QUEUE_PREFETCH = 0
+"""Without effect, since nothing is prefetched; for who sets them."""
 FORGETTING = 0.9
 """What is left, at each further run, of how long the slowest one took."""
 
@@ -48,7 +57,7 @@ class Worker:
         broker: Broker,
         *,
         queues: Iterable[str] | None = None,
-        worker_timeout: int = 1000,
+        worker_timeout: int | None = None,
         worker_threads: int = 8,
         supervisor: int = 0,
         pool: str = "",
@@ -57,7 +66,7 @@ class Worker:
     ) -> None:
         self.logger = get_logger(__name__, type(self))
         self.broker = broker
-        self.worker_timeout = worker_timeout
+        self.worker_timeout = WORKER_TIMEOUT if worker_timeout is None else worker_timeout
         self.worker_threads = worker_threads
         self.max_crashes = max_crashes
         self.housekeeper = housekeeper
@@ -73,6 +82,7 @@ class Worker:
         self._slowest: dict[str, float] = {}
         self._alone = _Turnstile() if worker_threads > 1 else None
         self._running = False
+        self._consumers: dict[str, ConsumerThread] = {}
         self.id = 0
         self.cells: Cells | None = None
         self.timekeeper: Timekeeper | None = None
@@ -99,7 +109,21 @@ class Worker:
     @property
     def queues(self) -> list[str]:
         """What it serves: all that are declared, those declared since it started included."""
-        return sorted(self._only if self._only is not None else self.broker.queues)
+        return sorted(set(self._only if self._only is not None else map(q_name, self.broker.queues)))
+
+    @property
+    def consumers(self) -> dict[str, ConsumerThread]:
+        """For each queue that it serves and that is declared, in both forms of its name: a consumer."""
+        declared = {q_name(name) for name in self.broker.queues}
+        for queue in declared.intersection(self.queues):
+            for name in (queue, dq_name(queue)):
+                self._consumers.setdefault(name, ConsumerThread(self.broker, name))
+        return dict(self._consumers)
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds of the longest pause between two tries while the store cannot be used."""
+        return CONSUMER_RESTART_DELAY_SECS
 
     def _serve_more(self) -> None:
         self.broker.store.wake()
@@ -155,6 +179,8 @@ class Worker:
         for thread in self.workers:
             if isinstance(thread, WorkerThread):
                 thread.give_back()
+        for consumer in self._consumers.values():
+            consumer.close()
         self.broker.store.leave(self.id, now=clock.wall())
         if self.cells is not None:
             cells, self.cells = self.cells, None
@@ -166,7 +192,7 @@ class Worker:
     def join(self) -> None:
         """Wait until its queues have nothing waiting, delayed or running."""
         for queue in self.queues:
-            self.broker.join(queue)
+            self.broker.wait_until_done(queue)
 
     def pause(self) -> None:
         """Let what runs come to its end and start nothing more; returns when all threads rest."""
@@ -216,6 +242,28 @@ class Worker:
         if self._alone is None:
             return _no_turnstile
         return self._alone.enter(record.lane == ALONE)
+
+
+class ConsumerThread:
+    """What dramatiq has one of for each queue; here it only holds a consumer, made when it is asked for."""
+
+    def __init__(self, broker: Broker, queue_name: str) -> None:
+        self.broker = broker
+        self.queue_name = queue_name
+        self._consumer: Consumer | None = None
+
+    @property
+    def consumer(self) -> Consumer:
+        """A consumer on the queue."""
+        if self._consumer is None:
+            self._consumer = self.broker.consume(self.queue_name)
+        return self._consumer
+
+    def close(self) -> None:
+        """Close the consumer, if there is one."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
 
 
 def _has_ended(thread: Any, seconds: float) -> bool:

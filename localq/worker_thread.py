@@ -35,8 +35,8 @@ OVERRUN = 20.0
 
 LONG_SLEEP = 30_000
 """Milliseconds that an idle thread sleeps if no bell rings; the housekeeper looks every second."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds between tries while the store cannot be used."""
+FIRST_PAUSE = 0.1
+"""Seconds until the second try while the store cannot be used; it doubles."""
 
 Ended = tuple[Outcome, Callable[[], None]]
 """What became of a message, and what is to be called when that is written."""
@@ -158,7 +158,7 @@ class WorkerThread(threading.Thread):
     def _pause_after(self, error: StoreError) -> None:
         if not self._failures:
             self.logger.error("The store cannot be used; trying again until it can: %s", error)
-        pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
+        pause = min(FIRST_PAUSE * 2**self._failures, self.worker.longest_pause)
         self._failures += 1
         self._resumed.clear()
         if not self._stopping:

@@ -295,7 +295,7 @@ def test_the_larger_of_its_own_delay_and_the_one_given_counts(
     after = time.time_ns() // 1_000_000
 
     (record,) = broker.store.browse(Selection())
-    assert before + delay * MINUTE <= (record.eta or 0) <= after + delay * MINUTE
+    assert before + delay * MINUTE <= (record.eta or 0) <= after + delay * MINUTE + 1
 
 
 def test_the_next_message_waits_for_its_own_delay(broker: Broker, drain: Callable[..., None]) -> None:
@@ -309,7 +309,7 @@ def test_the_next_message_waits_for_its_own_delay(broker: Broker, drain: Callabl
     drain(broker)
 
     first, second = ran
-    assert second - first >= 0.099
+    assert second - first >= 0.1
 
 
 # -- how far a pipeline is

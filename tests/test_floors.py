@@ -27,12 +27,12 @@ import localq
 HOUSE = Path(localq.__file__).parent
 
 FLOORS = (
-    "version errors clock current cells late_imports locks names dramatiq_alias logging threading asyncio",
+    "version errors clock current cells late_imports locks names common dramatiq_alias logging threading asyncio",
     "encoder composition message store location",
     "rate_limits",
     "middleware",
     "results",
-    "broker brokers actor generic aborting",
+    "consumer broker brokers actor generic aborting",
     "execution worker worker_thread timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",
@@ -255,12 +255,16 @@ def test_actor_is_the_decorator_however_it_was_imported(statement: str) -> None:
         @localq.actor
         def add(x, y): return x + y
 
-        print(json.dumps([localq.actor is not None, type(add).__name__, add(1, 2)]))
+        print(json.dumps([callable(localq.actor), type(add).__name__, add(1, 2)]))
     """) == [True, "Actor", 3]
 
 
 @pytest.mark.parametrize(
-    "module", ["broker", "worker", "errors", "middleware", "results", "rate_limits", "message", "encoder"]
+    "module",
+    [
+        *("broker", "brokers", "worker", "errors", "common", "generic"),
+        *("middleware", "results", "rate_limits", "message", "encoder"),
+    ],
 )
 def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None:
     assert in_a_fresh_interpreter(f"""
@@ -271,19 +275,23 @@ def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None
 
 
 PATHS = """
-localq: Actor actor Broker MessageProxy get_broker set_broker group pipeline Encoder JSONEncoder MsgpackEncoder
+localq: Actor GenericActor actor Broker Consumer ConsumerThread MessageProxy get_broker set_broker group pipeline
+    Encoder JSONEncoder MsgpackEncoder
     PickleEncoder get_logger Message get_encoder set_encoder Middleware Worker WorkerThread connect pool __version__
 localq.aborting: Abort AbortMode Abortable Event EventBackend abort abort_requested
 localq.aborting.backends: StoreBackend StubBackend
 localq.aborting.middleware: AbortMode Abortable
 localq.actor: Actor actor
-localq.broker: Broker MessageProxy get_broker set_broker global_broker
-localq.brokers: SQLiteBroker connect
+localq.broker: Broker Consumer MessageProxy get_broker set_broker global_broker
+localq.brokers: SQLiteBroker StubBroker connect
 localq.brokers.sqlite: SQLiteBroker
+localq.brokers.stub: StubBroker
+localq.common: compute_backoff current_millis dq_name getenv_int iter_queue join_all join_queue q_name xq_name
 localq.composition: group pipeline
 localq.encoder: Encoder JSONEncoder MsgpackEncoder PickleEncoder
 localq.errors: DramatiqError BrokerError DecodeError ActorNotFound QueueNotFound QueueJoinTimeout RateLimitExceeded
     Retry BrokerConnectionError ConnectionClosed ConnectionFailed
+localq.generic: GenericActor
 localq.logging: get_logger
 localq.message: Message get_encoder set_encoder
 localq.middleware: AgeLimit Callbacks CurrentMessage GroupCallbacks Interrupt Middleware MiddlewareError Pipelines
@@ -310,15 +318,17 @@ localq.rate_limits.concurrent: ConcurrentRateLimiter
 localq.rate_limits.rate_limiter: RateLimiter RateLimitExceeded
 localq.rate_limits.window: WindowRateLimiter
 localq.results: Results ResultBackend ResultError ResultFailure ResultMissing ResultTimeout Missing
-localq.results.backend: ResultBackend Missing
+localq.results.backend: ResultBackend BACKOFF_FACTOR DEFAULT_TIMEOUT Missing Result ResultMissing ResultTimeout
+    compute_backoff
 localq.results.backends: SQLiteBackend StubBackend
 localq.results.backends.sqlite: SQLiteBackend
 localq.results.backends.stub: StubBackend
 localq.results.errors: ResultError ResultFailure ResultMissing ResultTimeout
 localq.results.middleware: Results
 localq.store: Store Record open_store
-localq.threading: Interrupt raise_thread_exception
-localq.worker: Worker
+localq.threading: Interrupt current_platform is_gevent_active raise_thread_exception supported_platforms
+localq.worker: Worker ConsumerThread WorkerThread WORKER_TIMEOUT CONSUMER_RESTART_DELAY CONSUMER_RESTART_DELAY_SECS
+    QUEUE_PREFETCH DELAY_QUEUE_PREFETCH
 """
 """What programs import, and from where: dramatiq's paths, shallow and deep, and our own."""
 

@@ -11,8 +11,9 @@ from ..location import default_location
 from ..middleware import AsyncIO, CurrentMessage, GroupCallbacks, Middleware, default_middleware
 from ..results import Results
 from .sqlite import SQLiteBroker
+from .stub import StubBroker
 
-__all__ = ["SQLiteBroker", "connect"]
+__all__ = ["SQLiteBroker", "StubBroker", "connect"]
 
 
 def connect(url: str | None = None, *, middleware: Iterable[Middleware] | None = None) -> Broker:
