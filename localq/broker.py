@@ -79,6 +79,10 @@ class Broker:
       url: the store; None for the default one. It is opened when it is first needed.
     """
 
+    is_private = False
+    """Whether its store is meant to be seen by one process alone, as a test's is: the command line then
+    runs workers that see what they send themselves, instead of refusing to."""
+
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:
         self.logger = get_logger(__name__, type(self))
         self.actors: dict[str, Actor[Any, Any]] = {}

@@ -59,10 +59,7 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
 
 def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
     if not broker.store.shared:
-        raise ApplicationError(
-            f"{broker.location.url!r} is a store of one process alone, which worker processes cannot see; use "
-            "sqlite:///jobs.db, or localq.Worker(broker) in the process that sends"
-        )
+        _warn_or_refuse(broker, config)
     if config.keeps_house and not broker.actors:  # once a pool
         logger.warning(
             "No actor is declared by %s, so there is nothing to run: name the modules that declare some.",
@@ -77,6 +74,17 @@ def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
         max_crashes=config.max_crashes,
         housekeeper=config.keeps_house,
     )
+
+
+def _warn_or_refuse(broker: Broker, config: PoolConfig) -> None:
+    alone = f"{broker.location.url!r} is a store of one process alone"
+    if not broker.is_private:
+        raise ApplicationError(
+            f"{alone}, which worker processes cannot see; use sqlite:///jobs.db, or localq.Worker(broker) in the "
+            "process that sends"
+        )
+    if config.keeps_house:  # once a pool
+        logger.warning("%s: the worker processes run what they send themselves, and nothing else.", alone)
 
 
 def _boot(broker: Broker, worker: Worker) -> None:

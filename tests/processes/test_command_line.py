@@ -150,6 +150,32 @@ def test_a_broken_module_exits_2_with_preload_too(lab: Lab) -> None:
     assert "ZeroDivisionError" in program.log()
 
 
+def test_a_broker_that_is_meant_to_be_private_is_served_by_each_process_for_itself(lab: Lab) -> None:
+    lab.write(
+        "private.py",
+        """
+        import localq, notes
+
+        class Private(localq.Broker):
+            is_private = True
+
+        class Sends(localq.Middleware):
+            def after_worker_boot(self, broker, worker):
+                act.send()
+
+        localq.set_broker(Private([Sends()], url="memory://"))
+
+        @localq.actor
+        def act():
+            notes.note("ran")
+        """,
+    )
+    pool = lab.start_pool("private", "-p", "2")
+    lab.wait_for_notes("ran", 2)
+    pool.stop()
+    assert pool.log().count("the worker processes run what they send themselves") == 1
+
+
 # -- what is wrong with the store
 
 
