@@ -194,16 +194,17 @@ class Supervisor:
                 worker.cells = report["cells"]
             elif report.get("ready"):
                 worker.ready_at = clock.monotonic()
-                self._note_ready(report)
+                if not worker.ordered:  # else it has booted with what was there before
+                    self._note_ready(report.get("forks") or [])
             elif "failed" in report:
                 worker.failure = report
 
-    def _note_ready(self, report: dict[str, Any]) -> None:
+    def _note_ready(self, forks: list[str]) -> None:
         if self._stopping:
             return
-        if report.get("forks") and not self._knows_all_forks:
+        if forks and not self._knows_all_forks:
             self._knows_all_forks = True
-            self._forks = report["forks"]
+            self._forks = forks
         workers = [worker for worker in self._workers.values() if not worker.fork]
         if all(worker.ready_at is not None and not worker.ordered for worker in workers):
             self._note_start(len(workers))
@@ -320,12 +321,12 @@ class Supervisor:
 
     def _tell_all_to_leave(self) -> None:
         for worker in self._workers.values():
-            worker.ordered = True
-            if worker.fork:
+            if not worker.fork:
+                worker.process.order(STOP)
+            elif not worker.ordered:  # a second signal would end it in the middle of its leaving
                 worker.process.terminate()
                 worker.deadline = Deadline(GRACE)
-            else:
-                worker.process.order(STOP)
+            worker.ordered = True
 
     def _reload(self) -> None:
         if self._stopping:

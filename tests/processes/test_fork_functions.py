@@ -149,6 +149,19 @@ def test_a_hang_up_starts_it_anew_with_its_code(lab: Lab, fork: str) -> None:
     assert len(lab.notes("serves")) == len(lab.notes("serves_too")) == 1
 
 
+def test_one_that_takes_its_time_to_leave_is_told_once(lab: Lab) -> None:
+    pool = lab.start_pool("beside", "-p", "1", "-f", "beside:leave_slowly")
+    before = serving(lab)
+    pool.signal(signal.SIGHUP)
+    assert lab.held("leaving") == before
+    pool.signal(signal.SIGHUP)
+    pool.wait_for_log("Replacing all worker processes", times=2)
+    lab.release("leaving")
+    assert serving(lab, times=2) != before
+    pool.stop()
+    assert len(lab.notes("left")) == 2
+
+
 def test_a_replaced_worker_starts_none_again(lab: Lab) -> None:
     pool = lab.start_pool("beside", "-p", "1", "-f", "beside:serve", FORKS="serve_too")
     serving(lab), lab.wait_for_notes("serves_too")

@@ -47,6 +47,15 @@ def refuse_to_leave():
         time.sleep(0.01)
 
 
+def leave_slowly():
+    notes.note("serves", os.getpid())
+    try:
+        notes.hold("serve", seconds=300)
+    finally:
+        notes.hold("leaving")
+        notes.note("left", os.getpid())
+
+
 def start_a_thread():
     threading.Thread(target=serve).start()
 
