@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from .scripts import run
+from .scripts import guarded, run
 from .support import Lab, both_start_methods, wait_until
 
 by_flag = {"FORKS": ""}
@@ -173,17 +173,7 @@ def test_a_replaced_worker_starts_none_again(lab: Lab) -> None:
     assert len(lab.notes("serves")) == len(lab.notes("serves_too")) == 1
 
 
-@both_start_methods
-def test_a_pool_of_a_script_runs_those_of_its_middleware_too(lab: Lab) -> None:
-    run(
-        lab,
-        """
-        with localq.pool(processes=1, start_method=METHOD):
-            assert double.send(1).get_result(block=True, timeout=30_000) == 2
-            while not notes.count("beside"):
-                time.sleep(0.01)
-        """,
-        beginning="""
+SCRIPT = """
 import os, sys, time
 import localq
 import notes
@@ -191,7 +181,7 @@ import notes
 METHOD = os.environ["LAB_START_METHOD"]
 
 def beside():
-    notes.note("beside")
+    notes.note("beside", os.getpid())
     notes.hold("serve")
 
 class Beside(localq.Middleware):
@@ -204,9 +194,32 @@ localq.get_broker().add_middleware(Beside())
 @localq.actor
 def double(x):
     return 2 * x
-""",
+"""
+
+
+@both_start_methods
+def test_a_pool_of_a_script_runs_those_of_its_middleware_too(lab: Lab) -> None:
+    run(
+        lab,
+        """
+        with localq.pool(processes=1, start_method=METHOD):
+            assert double.send(1).get_result(block=True, timeout=30_000) == 2
+            while not (notes.FOLDER / "seen").exists():
+                time.sleep(0.01)
+        """,
+        beginning=SCRIPT.replace('notes.hold("serve")', '(notes.FOLDER / "seen").touch(); notes.hold("serve")'),
     )
-    assert lab.notes("beside") == ["beside"]
+    assert len(lab.notes("beside")) == 1
+
+
+@both_start_methods
+def test_it_ends_with_a_script_that_is_killed(lab: Lab) -> None:
+    script = lab.start_script(
+        guarded("with localq.pool(processes=1, start_method=METHOD): time.sleep(300)", beginning=SCRIPT)
+    )
+    lab.wait_for_notes("beside")
+    script.kill()
+    lab.wait_until_empty()
 
 
 # -- what is wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -134,6 +135,17 @@ def test_preload_imports_it_once_in_the_supervisor(lab: Lab) -> None:
 def test_the_pid_file_holds_the_main_process_while_it_runs(lab: Lab) -> None:
     file = lab.folder / "pool.pid"
     pool = lab.start_pool("tasks", "-p", "1", "--pid-file", "pool.pid")
+    assert int(file.read_text()) == pool.pid
+    pool.stop()
+    assert not file.exists()
+
+
+def test_a_hang_up_leaves_the_pid_file_and_the_main_process_as_they_are(lab: Lab) -> None:
+    file = lab.folder / "pool.pid"
+    pool = lab.start_pool("tasks", "-p", "1", "--pid-file", "pool.pid")
+    before = lab.workers()
+    pool.signal(signal.SIGHUP)
+    lab.wait_for_workers(1, without=before)
     assert int(file.read_text()) == pool.pid
     pool.stop()
     assert not file.exists()
