@@ -133,7 +133,10 @@ def _import_main(main: dict[str, Any]) -> None:
 
 def _broker_of_pool(config: PoolConfig) -> Broker:
     """The broker that the program started the pool for, as importing its modules has made it here."""
-    here = [broker for broker in (get_broker(), *all_brokers) if broker.location.url == config.url]
+    # A default broker that the program replaced may still be in memory.
+    replaced = [broker for broker in all_brokers if broker.is_default and not broker.actors]
+    others = [broker for broker in all_brokers if broker not in replaced]
+    here = [broker for broker in (get_broker(), *others) if broker.location.url == config.url]
     if not here:
         raise ApplicationError(
             f"the pool was started for the broker at {config.url!r}, but importing the program in a fresh process "
