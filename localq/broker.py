@@ -80,7 +80,7 @@ class Broker:
     """
 
     is_private = False
-    """Whether its store is meant to be seen by one process alone, as a test's is: the command line then
+    """Whether its store is meant to be seen by one process alone, as the stub broker's is: the command line then
     runs workers that see what they send themselves, instead of refusing to."""
 
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:

@@ -30,6 +30,8 @@ class StubBroker(Broker):
       fail_fast_default: whether `join` raises what a dead letter died of, where it is not told.
     """
 
+    is_private = True
+
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, fail_fast_default: bool = True) -> None:
         self.fail_fast_default = fail_fast_default
         self.dead_letters_by_queue: defaultdict[str, list[MessageProxy]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -150,30 +151,35 @@ def test_a_broken_module_exits_2_with_preload_too(lab: Lab) -> None:
     assert "ZeroDivisionError" in program.log()
 
 
-def test_a_broker_that_is_meant_to_be_private_is_served_by_each_process_for_itself(lab: Lab) -> None:
+@both_start_methods
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_stub_broker_is_served_by_each_process_for_itself(lab: Lab, threads: str) -> None:
     lab.write(
         "private.py",
         """
         import localq, notes
-
-        class Private(localq.Broker):
-            is_private = True
+        from localq.brokers.stub import StubBroker
 
         class Sends(localq.Middleware):
             def after_worker_boot(self, broker, worker):
                 act.send()
 
-        localq.set_broker(Private([Sends()], url="memory://"))
+        broker = StubBroker([Sends()])
+        localq.set_broker(broker)
 
         @localq.actor
         def act():
             notes.note("ran")
         """,
     )
-    pool = lab.start_pool("private", "-p", "2")
+    pool = lab.start_pool("private:broker", "-p", "2", "-t", threads)
     lab.wait_for_notes("ran", 2)
+    before = lab.processes().keys()
+    pool.signal(signal.SIGHUP)
+    lab.wait_for_notes("ran", 4)
+    assert lab.processes().keys() & before == {pool.pid}
     pool.stop()
-    assert pool.log().count("the worker processes run what they send themselves") == 1
+    assert pool.log().count("the worker processes run what they send themselves") == 2  # once a start
 
 
 # -- what is wrong with the store
