@@ -28,6 +28,8 @@ else:
 R = TypeVar("R")
 
 CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
+MILLISECONDS = ("min_backoff", "max_backoff", "time_limit", "max_age", "result_ttl")
+NUMBERS = ("max_retries", "priority", *MILLISECONDS)
 OPTIONS_OF_MESSAGES = {"delay", "eta", "priority", "retries"}
 """What a message may have besides the options that an actor may have too."""
 
@@ -87,8 +89,10 @@ class Actor(Generic[P, R]):
         One that nobody knows is carried all the same, as in dramatiq; the first is logged as a warning.
 
         Raises:
-          TypeError: a callback option is neither an actor nor a name nor None.
+          TypeError: an option cannot have that value.
         """
+        if kwargs is not None and not isinstance(kwargs, dict):
+            raise TypeError(f"kwargs is a dict of arguments by name, not {kwargs!r}")
         options = {name: _option_value(name, value) for name, value in options.items()}
         if options and not self._has_warned:
             self._warn_of_unknown(options)
@@ -194,10 +198,16 @@ def actor(
     Raises:
       ValueError: a name that is no queue's, an actor of that name that is there already, or an
         option that no middleware knows.
+      TypeError: an option that cannot have that value.
     """
 
     def declare(function: Callable[..., Any]) -> Any:
+        if not callable(function):
+            raise TypeError(f"an actor is made of a function, not of {function!r}")
         name = actor_name or function.__name__
+        if not isinstance(name, str):
+            raise TypeError(f"the name of an actor is a string, not {name!r}")
+        _option_value("priority", priority)
         chosen = broker or get_broker()
         if name in chosen.actors:
             raise ValueError(f"An actor named {name!r} is already registered.")
@@ -249,10 +259,30 @@ def _with_likely_name(name: str, known: set[str]) -> str:
 
 
 def _option_value(option: str, value: Any) -> Any:
-    """The value as a message carries it: a callback option may be given as an actor, and is its name."""
-    if option not in CALLBACK_OPTIONS or value is None or isinstance(value, str):
-        return value
-    name = getattr(value, "actor_name", None)
-    if isinstance(name, str):
-        return name
-    raise TypeError(f"{option} is an actor, its name or None, not {value!r}")
+    """The value as a message carries it: a callback option may be given as an actor, and is its name.
+
+    Raises:
+      TypeError: it is nothing that the option can be.
+    """
+    if value is None:
+        return None
+    if option in NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        what = "a number of milliseconds" if option in MILLISECONDS else "a whole number"
+        raise TypeError(f"{option} is {what}, not {value!r}")
+    if option == "throws" and not _are_exceptions(value):
+        raise TypeError(f"throws is a class of exceptions or a tuple of them, not {value!r}")
+    if option == "retry_when" and not callable(value):
+        raise TypeError(f"retry_when is a function of the retries so far and the exception, not {value!r}")
+    return _name_of(option, value) if option in CALLBACK_OPTIONS else value
+
+
+def _are_exceptions(value: Any) -> bool:
+    classes = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(each, type) and issubclass(each, BaseException) for each in classes)
+
+
+def _name_of(option: str, value: Any) -> str:
+    name = getattr(value, "actor_name", value)
+    if not isinstance(name, str):
+        raise TypeError(f"{option} is an actor, its name or None, not {value!r}")
+    return name

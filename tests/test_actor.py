@@ -108,6 +108,53 @@ def test_another_queue_name_is_refused_and_nothing_is_declared(broker: Broker, n
     assert broker.get_declared_queues() == set()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("max_retries", "three", "max_retries is a whole number, not 'three'"),
+        ("max_retries", True, "max_retries is a whole number, not True"),
+        ("time_limit", timedelta(seconds=1), "time_limit is a number of milliseconds"),
+        ("max_age", "1h", "max_age is a number of milliseconds, not '1h'"),
+        ("min_backoff", [1], "min_backoff is a number of milliseconds, not [1]"),
+        ("priority", "high", "priority is a whole number, not 'high'"),
+        ("throws", "ValueError", "throws is a class of exceptions or a tuple of them, not 'ValueError'"),
+        ("throws", (ValueError, 3), "throws is a class of exceptions or a tuple of them"),
+        ("retry_when", 3, "retry_when is a function of the retries so far and the exception, not 3"),
+        ("on_failure", 3, "on_failure is an actor, its name or None, not 3"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_refused_where_it_is_given(
+    broker: Broker, option: str, value: Any, says: str
+) -> None:
+    @localq.actor
+    def work() -> None: ...
+
+    with pytest.raises(TypeError) as refusal:
+        localq.actor(**{"actor_name": "other", option: value})(lambda: None)
+    assert says in str(refusal.value)
+    assert broker.get_declared_actors() == {"work"}
+
+    with pytest.raises(TypeError) as refusal:
+        work.send_with_options(**{option: value})
+    assert says in str(refusal.value)
+
+
+def test_arguments_by_name_are_a_dict(broker: Broker) -> None:
+    @localq.actor
+    def work() -> None: ...
+
+    with pytest.raises(TypeError, match="kwargs is a dict of arguments by name, not 3"):
+        work.send_with_options(kwargs=3)  # type: ignore[arg-type]
+
+
+def test_what_is_no_function_and_what_is_no_name_make_no_actor(broker: Broker) -> None:
+    with pytest.raises(TypeError, match="made of a function, not of 3"):
+        localq.actor(3)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="name of an actor is a string, not 3"):
+        localq.actor(actor_name=3)(lambda: None)  # type: ignore[call-overload]
+    assert broker.get_declared_actors() == set()
+
+
 def test_options_of_a_message_that_nobody_knows_are_kept_and_warned_of_once(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
