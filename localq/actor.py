@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -150,11 +152,28 @@ class Actor(Generic[P, R]):
         finally:
             self.logger.debug("Completed after %.02fms.", (time.perf_counter() - started) * 1000)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # By reference, as a function: a scheduler keeps `actor.send` in its file, not what the actor consists of.
+        function = getattr(self.fn, "__wrapped__", self.fn)
+        named = function if hasattr(function, "__qualname__") else type(function)
+        reference = (named.__module__, named.__qualname__)
+        if reference[0] in sys.modules and _actor_at(*reference) is self:
+            return _actor_at, reference
+        return super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         return f"Actor({self.fn!r}, queue_name={self.queue_name!r}, actor_name={self.actor_name!r})"
 
     def __str__(self) -> str:
         return f"Actor({self.actor_name})"
+
+
+def _actor_at(module: str, qualified_name: str) -> Any:
+    """The actor of that name in a module; None if there is nothing of that name."""
+    found: Any = importlib.import_module(module)
+    for name in qualified_name.split("."):
+        found = getattr(found, name, None)
+    return getattr(found, "__actor__", found)
 
 
 @overload

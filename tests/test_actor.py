@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import subprocess
 import sys
 import time
@@ -569,3 +571,34 @@ def test_a_type_checker_sees_the_plain_result_of_sync_and_async_actors(tmp_path:
         if "# error: " in line
     ]
     assert found == wanted, checked.stdout + checked.stderr
+
+
+# -- pickling
+
+
+@localq.actor(broker=Broker(url="memory://"))
+def importable() -> None: ...
+
+
+@localq.actor(broker=Broker(url="memory://"))
+async def importable_coroutine() -> None: ...
+
+
+class Importable(localq.GenericActor):
+    class Meta:
+        broker = Broker(url="memory://")
+
+
+@pytest.mark.parametrize("actor", [importable, importable_coroutine, Importable.__actor__], ids=str)
+def test_send_is_pickled_by_reference_where_the_actor_can_be_imported(actor: Any) -> None:
+    pickled = pickle.dumps(actor.send)
+
+    assert len(pickled) < 200
+    assert pickle.loads(pickled).__self__ is actor
+
+
+def test_an_actor_that_cannot_be_imported_can_be_copied(broker: Broker) -> None:
+    work = localq.actor(lambda: 42, actor_name="work")
+
+    assert copy.copy(work) is not work
+    assert copy.copy(work)() == 42
