@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
-WORKER_TIMEOUT = getenv_int("dramatiq_worker_timeout", 1000)
-"""Milliseconds between two looks for what a bell may have missed, where a worker is not told."""
-CONSUMER_RESTART_DELAY = getenv_int("dramatiq_restart_delay", 3000)
-"""Milliseconds of the longest pause between two tries while the store cannot be used."""
+WORKER_TIMEOUT = 1000
+"""Milliseconds between two looks for what a bell may have missed, where neither the worker nor the
+environment's ``dramatiq_worker_timeout`` says."""
+CONSUMER_RESTART_DELAY = 3000
 CONSUMER_RESTART_DELAY_SECS = CONSUMER_RESTART_DELAY / 1000
+"""The longest pause between two tries while the store cannot be used, where the environment's
+``dramatiq_restart_delay`` (milliseconds) does not say."""
 QUEUE_PREFETCH = DELAY_QUEUE_PREFETCH = 0
 """Without effect, since nothing is prefetched; for who sets them."""
 FORGETTING = 0.9
@@ -66,7 +69,11 @@ class Worker:
     ) -> None:
         self.logger = get_logger(__name__, type(self))
         self.broker = broker
-        self.worker_timeout = WORKER_TIMEOUT if worker_timeout is None else worker_timeout
+        if worker_timeout is None:
+            worker_timeout = getenv_int("dramatiq_worker_timeout", WORKER_TIMEOUT)
+        self.worker_timeout = worker_timeout
+        self.queue_prefetch, self.delay_prefetch = QUEUE_PREFETCH, DELAY_QUEUE_PREFETCH
+        self._restart_delay = getenv_int("dramatiq_restart_delay")
         self.worker_threads = worker_threads
         self.max_crashes = max_crashes
         self.housekeeper = housekeeper
@@ -123,7 +130,7 @@ class Worker:
     @property
     def longest_pause(self) -> float:
         """Seconds of the longest pause between two tries while the store cannot be used."""
-        return CONSUMER_RESTART_DELAY_SECS
+        return CONSUMER_RESTART_DELAY_SECS if self._restart_delay is None else self._restart_delay / 1000
 
     def _serve_more(self) -> None:
         self.broker.store.wake()
@@ -190,9 +197,12 @@ class Worker:
                 cells.remove()  # a thread still writes in it, and nobody will read it
 
     def join(self) -> None:
-        """Wait until its queues have nothing waiting, delayed or running."""
+        """Wait until its queues have nothing waiting, delayed or running, and the hooks after that ran."""
         for queue in self.queues:
             self.broker.wait_until_done(queue)
+        for thread in self.workers:
+            while getattr(thread, "telling", 0):
+                time.sleep(0.001)
 
     def pause(self) -> None:
         """Let what runs come to its end and start nothing more; returns when all threads rest."""

@@ -59,6 +59,9 @@ class WorkerThread(threading.Thread):
         self.paused = False
         self.paused_event = threading.Event()
         self.ended = threading.Event()
+        self.telling = 0
+        """How many writes are not yet told to all hooks."""
+        self._telling = threading.Lock()
         self.idle = False
         self.bursting = False
         """Whether there is a bet that the timekeeper must watch."""
@@ -220,6 +223,15 @@ class WorkerThread(threading.Thread):
 
     def _write(self, ended: list[Ended], claim: Claim | None = None) -> list[Record]:
         """Write what became of messages, and claim the next ones, in one transaction."""
+        with self._telling:
+            self.telling += 1
+        try:
+            return self._write_and_tell(ended, claim)
+        finally:
+            with self._telling:
+                self.telling -= 1
+
+    def _write_and_tell(self, ended: list[Ended], claim: Claim | None) -> list[Record]:
         outcomes = [outcome for outcome, _ in ended]
         try:
             claimed = self.broker.store.finish(outcomes, now=clock.wall(), claim=claim)

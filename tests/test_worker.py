@@ -1063,3 +1063,108 @@ def test_results_and_messages_may_live_in_two_files(tmp_path: Any, start_worker:
     assert [echo.send(n).get_result(block=True) for n in range(20)] == list(range(20))
     worker.stop()
     backend.store.close()
+
+
+# -- what dramatiq's users can set
+
+
+def test_the_environment_and_constants_say_how_often_a_worker_looks(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localq.worker.WORKER_TIMEOUT", 77)
+    assert Worker(broker).worker_timeout == 77
+    monkeypatch.setenv("dramatiq_worker_timeout", "88")
+    assert Worker(broker).worker_timeout == 88
+    assert Worker(broker, worker_timeout=99).worker_timeout == 99
+    monkeypatch.setenv("dramatiq_worker_timeout", "soon")
+    with pytest.raises(ValueError, match=r"dramatiq_worker_timeout.*'soon'"):
+        Worker(broker)
+
+
+def test_the_environment_and_constants_say_how_long_a_worker_waits_for_a_store(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert localq.worker.CONSUMER_RESTART_DELAY_SECS == localq.worker.CONSUMER_RESTART_DELAY / 1000 == 3
+    monkeypatch.setattr("localq.worker.CONSUMER_RESTART_DELAY_SECS", 0.5)
+    assert Worker(broker).longest_pause == 0.5
+    monkeypatch.setenv("dramatiq_restart_delay", "250")
+    assert Worker(broker).longest_pause == 0.25
+
+
+def test_settings_of_prefetching_are_accepted(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localq.worker.QUEUE_PREFETCH", 1)
+    monkeypatch.setattr("localq.worker.DELAY_QUEUE_PREFETCH", 2)
+    monkeypatch.setenv("dramatiq_queue_prefetch", "3")
+    monkeypatch.setenv("dramatiq_delay_queue_prefetch", "4")
+
+    worker = Worker(broker)
+
+    assert (worker.queue_prefetch, worker.delay_prefetch) == (1, 2)
+
+
+def test_join_returns_when_the_hooks_after_the_last_message_have_run(
+    broker: Broker, start_worker: Callable[..., Worker]
+) -> None:
+    told = []
+
+    class Slow(Middleware):
+        def after_ack(self, broker: Broker, message: MessageProxy) -> None:
+            time.sleep(0.05)
+            told.append(message.message_id)
+
+    broker.add_middleware(Slow())
+    sent = localq.actor(lambda: None, actor_name="work").send()
+    start_worker(broker).join()
+
+    assert told == [sent.message_id]
+
+
+@pytest.mark.parametrize("error", [localq.RateLimitExceeded("full"), KeyError("expected")], ids=repr)
+def test_what_an_actor_may_raise_is_logged_below_warning(
+    broker: Broker, drain: Callable[..., None], caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    @localq.actor(max_retries=0, throws=(KeyError,))
+    def work() -> None:
+        raise error
+
+    caplog.set_level(logging.DEBUG)
+    work.send()
+    drain(broker)
+
+    formats = {
+        logging.DEBUG: "Rate limit exceeded in message %s: %s.",
+        logging.INFO: "Failed to process message %s with expected exception %s.",
+    }
+    level = logging.INFO if isinstance(error, KeyError) else logging.DEBUG
+    assert formats[level] in [record.msg for record in caplog.records if record.levelno == level]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_no_reference_cycle_keeps_the_exception_of_an_async_actor_alive(
+    broker: Broker, start_worker: Callable[..., Worker], until: Callable[..., Any]
+) -> None:
+    references: list[weakref.ref[Precious]] = []
+    broker.add_middleware(localq.middleware.AsyncIO())
+
+    @localq.actor(max_retries=1, min_backoff=0, max_backoff=0)
+    async def fail() -> None:
+        error = Precious()
+        references.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    worker = start_worker(broker, worker_threads=1)
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.disable()
+    try:
+        fail.send()
+        broker.join("default", timeout=20_000)
+        worker.join()
+        assert len(references) == 2
+        until(lambda: not any(reference() for reference in references), "the end of the exceptions")
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
