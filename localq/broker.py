@@ -197,7 +197,8 @@ class Broker:
         for actor in list(self.actors.values()):
             middleware.after_declare_actor(self, actor)
         for queue in list(self.queues):
-            middleware.after_declare_queue(self, queue)
+            if queue not in self.delay_queues:  # the stub broker shows those among its queues
+                middleware.after_declare_queue(self, queue)
         for queue in list(self.delay_queues):
             middleware.after_declare_delay_queue(self, queue)
 
@@ -373,6 +374,9 @@ class Broker:
           StoreError: the store cannot be used; the text says why.
         """
         return Consumer(self.store, queue_name, timeout)
+
+    def bury(self, message: MessageProxy) -> None:
+        """A message is about to become a dead letter; for brokers that show theirs."""
 
     # -- looking and waiting
 

@@ -16,6 +16,9 @@ from .names import dq_name, q_name
 from .store import Claim, Outcome, Record, Store, WorkerRecord
 from .store.base import DEAD, DONE, RELEASE
 
+SAFETY_LOOK = 1000
+"""Milliseconds after which a consumer looks again: who sent a message may have died before it rang."""
+
 
 class Consumer:
     """The messages of one queue, one after the other: iterate over it.
@@ -60,16 +63,19 @@ class Consumer:
                     return message
             if deadline.passed():
                 return None
-            self._store.wait(self._queues, now=clock.wall(), timeout=deadline.left() or 0)
+            self._store.wait(self._queues, now=clock.wall(), timeout=min(deadline.left() or 0, SAFETY_LOOK))
 
     def _decode(self, record: Record) -> MessageProxy | None:
         try:
             message = Message.decode_stored(record.body, record.encoder, record.wire)
         except DecodeError as error:
             self.logger.error("Cannot decode the message %s: %s", record.message_id, error)
-            self._finish(record, DEAD, f"DecodeError: {error}")
+            self._reject(record, error)
             return None
         return MessageProxy(message, record)
+
+    def _reject(self, record: Record, error: DecodeError) -> None:
+        self._finish(record, DEAD, f"DecodeError: {error}")
 
     def ack(self, message: Any) -> None:
         """The message is done; one that this consumer does not hold is left alone."""
@@ -96,6 +102,11 @@ class Consumer:
         self._store.leave(self._id, now=clock.wall())
         if self._cells is not None:
             self._cells.close()
+
+
+def unreadable_message(record: Record) -> Message[Any]:
+    """What is known of a message whose bytes are none: what its sender wrote beside them."""
+    return Message(record.queue, record.actor, (), {}, {}, record.message_id)
 
 
 def _record_of(message: Any) -> Record | None:

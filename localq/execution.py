@@ -14,6 +14,7 @@ from typing import Any
 
 from . import current
 from .broker import Broker, MessageProxy
+from .consumer import unreadable_message
 from .errors import (
     ActorNotFound,
     DecodeError,
@@ -103,7 +104,7 @@ class Execution:
         except DecodeError as error:
             logger.error("Cannot decode the message %s: %s", record.message_id, error)
             # What its sender wrote beside the bytes is enough to tell those who wait for it.
-            self.message = MessageProxy(Message(record.queue, record.actor, (), {}, {}, record.message_id))
+            self.message = MessageProxy(unreadable_message(record))
             self._refuse(error)
             return
         if record.attempts == 1 and "retries" in message.options:
@@ -221,6 +222,7 @@ class Execution:
                 # The actor itself raised it. Alone it would mean: run it again where its actor is known.
                 reason = f"its actor raised {reason}"
             outcome.reason = reason
+            self._broker.bury(self.message)
             return
         for place, record in enumerate(outcome.puts):
             if record.message_id == self._record.message_id:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
@@ -11,6 +15,7 @@ import pytest
 
 import localq
 import localq.worker
+from localq.brokers import SQLiteBroker
 from localq.brokers.stub import StubBroker
 from localq.message import Message
 from localq.middleware import default_middleware
@@ -153,7 +158,61 @@ def test_settings_of_dramatiqs_workers_can_be_changed(
     assert localq.Worker(broker, worker_timeout=9).worker_timeout == 9
 
 
+def test_settling_a_message_twice_counts_once(broker: localq.Broker, task: localq.Actor[Any, Any]) -> None:
+    consumer = broker.consume("default", timeout=1)
+    task.send(1)
+    message = next(consumer)
+
+    consumer.ack(message)
+    consumer.nack(message)
+    consumer.requeue([message])
+    consumer.close()
+
+    assert broker.store.counts() == {}
+
+
+def test_two_messages_of_one_id_are_settled_one_by_one(broker: localq.Broker, task: localq.Actor[Any, Any]) -> None:
+    consumer, message = broker.consume("default", timeout=1), task.message(1)
+    broker.enqueue_many([message, message])
+
+    consumer.ack(next(consumer))
+    assert broker.store.counts() == {"default": {"waiting": 1}}
+    consumer.ack(next(consumer))
+
+    assert broker.store.counts() == {}
+    consumer.close()
+
+
+def hold_one_until_killed(path: str, connection: Connection) -> None:
+    message = next(SQLiteBroker(path).consume("default", timeout=20_000))
+    connection.send(message and message.message_id)
+    signal.pause()
+
+
+def test_what_a_process_held_that_died_is_there_for_others(tmp_path: Path, start: Callable[..., Any]) -> None:
+    path = str(tmp_path / "jobs.db")
+    broker = SQLiteBroker(path)
+    sent = localq.actor(lambda: None, actor_name="task", broker=broker).send()
+    process, connection = start(hold_one_until_killed, path)
+    assert connection.recv() == sent.message_id
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    broker.store.reap(now=localq.common.current_millis())
+
+    consumer = broker.consume("default", timeout=20_000)
+    assert next(consumer) == sent
+    consumer.close()
+    broker.close()
+
+
 # -- what packages lean on
+
+
+@pytest.mark.parametrize("kind", [localq.Broker, SQLiteBroker, StubBroker])
+def test_an_argument_that_a_broker_does_not_know_is_named(kind: Any) -> None:
+    with pytest.raises(TypeError, match="'colour'"):
+        kind(colour="red")
 
 
 def test_the_actors_of_a_broker_can_be_cleared_and_declared_anew(broker: localq.Broker) -> None:

@@ -399,3 +399,118 @@ def test_an_actor_chooses_when_it_is_retried(stub: StubBroker, worker: localq.Wo
     stub.join("default", timeout=10_000)
 
     assert started[1] - started[0] >= 0.1
+
+
+def test_a_message_that_a_hook_failed_at_its_very_end_is_a_dead_letter_too(
+    stub: StubBroker, worker: localq.Worker
+) -> None:
+    class Refuses(localq.Middleware):
+        def before_ack(self, broker: localq.Broker, message: localq.MessageProxy) -> None:
+            message.fail()
+
+    stub.add_middleware(Refuses())
+    sent = localq.actor(lambda: None, actor_name="task").send()
+
+    stub.join("default", fail_fast=False)
+
+    assert stub.dead_letters == [sent]
+
+
+def test_a_hook_that_is_called_by_hand_buries_nothing(stub: StubBroker) -> None:
+    message = localq.actor(lambda: None, actor_name="task").message()
+
+    stub.emit_before("nack", localq.MessageProxy(message))
+
+    assert stub.dead_letters == []
+
+
+def test_bytes_that_a_consumer_cannot_read_are_a_dead_letter_of_its_broker(stub: StubBroker) -> None:
+    stub.declare_queue("default")
+    stub.queues["default"].put(b"nonsense")
+
+    assert next(stub.consume("default", timeout=1)) is None
+
+    with pytest.raises(localq.DecodeError):
+        stub.join("default")
+
+
+def test_middleware_that_is_added_late_hears_of_each_form_of_a_queue_once(stub: StubBroker) -> None:
+    heard = []
+
+    class Listens(localq.Middleware):
+        def after_declare_queue(self, broker: localq.Broker, queue_name: str) -> None:
+            heard.append(("queue", queue_name))
+
+        def after_declare_delay_queue(self, broker: localq.Broker, queue_name: str) -> None:
+            heard.append(("delayed", queue_name))
+
+    stub.declare_queue("mail")
+    stub.add_middleware(Listens())
+
+    assert heard == [("queue", "mail"), ("delayed", "mail.DQ")]
+
+
+def test_the_join_of_its_worker_waits_for_the_last_hooks_and_raises_nothing(
+    stub: StubBroker, worker: localq.Worker
+) -> None:
+    told = []
+
+    class Slow(localq.Middleware):
+        def after_nack(self, broker: localq.Broker, message: localq.MessageProxy) -> None:
+            time.sleep(0.05)
+            told.append(message.message_id)
+
+    @localq.actor(max_retries=0)
+    def fail() -> None:
+        raise KeyError
+
+    stub.add_middleware(Slow())
+    sent = fail.send()
+    worker.join()
+
+    assert told == [sent.message_id]
+
+
+def test_what_was_taken_from_a_queue_is_unfinished_until_it_is_said_to_be_done(stub: StubBroker) -> None:
+    sent = localq.actor(lambda: None, actor_name="task").send()
+    mail = stub.queues["default"]
+    assert list(mail.queue) == [sent.encode()]
+
+    mail.get()
+    assert (mail.qsize(), mail.unfinished_tasks) == (0, 1)
+    mail.task_done()
+
+    assert mail.unfinished_tasks == 0
+    mail.join()
+    with pytest.raises(ValueError, match="too many times"):
+        mail.task_done()
+
+
+def test_what_runs_is_unfinished(stub: StubBroker, worker: localq.Worker) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    @localq.actor
+    def task() -> None:
+        inside.set()
+        assert go_on.wait(20)
+
+    task.send()
+    assert inside.wait(20)
+    assert (stub.queues["default"].qsize(), stub.queues["default"].unfinished_tasks) == (0, 1)
+    go_on.set()
+    stub.join("default")
+    assert stub.queues["default"].unfinished_tasks == 0
+
+
+def test_join_waits_for_what_delayed_messages_send_delayed(stub: StubBroker, worker: localq.Worker) -> None:
+    ran = []
+    second = localq.actor(ran.append, actor_name="second")
+
+    @localq.actor
+    def first() -> None:
+        second.send_with_options(args=(1,), delay=20)
+
+    first.send_with_options(delay=20)
+    stub.join("default", timeout=20_000)
+
+    assert ran == [1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
 from ..broker import Broker
 from ..clock import Deadline, clock
-from ..consumer import Consumer, MessageProxy
+from ..consumer import Consumer, MessageProxy, unreadable_message
 from ..errors import DecodeError, QueueNotFound
 from ..message import WIRE_VERSION, Message, get_encoder
 from ..middleware import Middleware
@@ -49,14 +49,8 @@ class StubBroker(Broker):
         self.queues[queue_name] = QueueView(self, queue_name, WAITING, RUNNING)
         self.queues[dq_name(queue_name)] = QueueView(self, dq_name(queue_name), DELAYED)
 
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().emit_before(signal, *args, **kwargs)
-        finally:
-            if signal == "nack":  # before that is written: then `join` finds the letter
-                self._bury(args[0])
-
-    def _bury(self, message: Any) -> None:
+    def bury(self, message: Any) -> None:
+        """A message is about to become a dead letter, and is not yet: then `join` finds it here."""
         letter = MessageProxy(getattr(message, "_message", message))  # the worker clears its own
         letter.failed = True
         letter._exception = getattr(message, "_exception", None)
@@ -136,8 +130,14 @@ class StubConsumer(Consumer):
 
     def nack(self, message: Any) -> None:
         """The message is a dead letter."""
-        self._broker._bury(message)
+        self._broker.bury(message)
         super().nack(message)
+
+    def _reject(self, record: Record, error: DecodeError) -> None:
+        unreadable = MessageProxy(unreadable_message(record))
+        unreadable.stuff_exception(error)
+        self._broker.bury(unreadable)
+        super()._reject(record, error)
 
 
 class QueueView(queue.Queue[bytes]):
@@ -159,6 +159,12 @@ class QueueView(queue.Queue[bytes]):
         self._name = name
         self._state = state
         self._states = (state, *also)
+
+    @property
+    def queue(self) -> deque[bytes]:
+        """A copy of what is in it, the oldest first."""
+        selection = Selection(states=[self._state], queues=[q_name(self._name)])
+        return deque(record.body for record in self._broker.store.browse(selection, limit=2**62))
 
     @property
     def unfinished_tasks(self) -> int:  # type: ignore[override]
