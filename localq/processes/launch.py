@@ -22,6 +22,7 @@ from .config import PoolConfig
 
 STOP, REAP = b"s", b"r"
 PR_SET_PDEATHSIG = 1  # prctl(2)
+OUR_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)]
 
 Target = Callable[["Pipes", PoolConfig], int]
 
@@ -147,7 +148,14 @@ def _fork(target: Target, config: PoolConfig, theirs: Pipes, ours: tuple[int, in
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # whatever a program has put there: a buffer must not be printed twice
             stream.flush()
-    pid = os.fork()
+    # Until `run_target` has let go of it, a signal to the child would go to our wake-up descriptor.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+    pid = 1  # also if it cannot fork
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if pid:
         return pid
     status = 1
@@ -189,7 +197,7 @@ def run_target(target: Target, pipes: Pipes, config: PoolConfig) -> int:
     with suppress(OSError):  # a spawned one has it already
         os.setsid()
     _detach_standard_input()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+    for number in OUR_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     keep_from_children(pipes.control, pipes.report)

@@ -23,7 +23,7 @@ from . import child
 from .application import failure_of, load_application
 from .config import PoolConfig
 from .forks import run_fork
-from .launch import REAP, STOP, Launched, Pipes, keep_from_children, launch
+from .launch import OUR_SIGNALS, REAP, STOP, Launched, Pipes, keep_from_children, launch
 from .logs import set_up_logging
 from .watch import Watcher
 
@@ -111,11 +111,10 @@ class Supervisor:
             end.setblocking(False)
         keep_from_children(ours.fileno(), theirs.fileno())
         self._signals, self._signals_in = ours, theirs
-        heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
-        for number in heard:
+        for number in OUR_SIGNALS:
             signal.signal(number, lambda signum, frame: None)  # the wake-up descriptor records them
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)  # whoever started us may have blocked them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)  # whoever started us may have blocked them
         self._selector.register(ours, selectors.EVENT_READ, self._hear_signals)
         if self._pipes is not None:
             self._selector.register(self._pipes.control, selectors.EVENT_READ, self._hear_host)
