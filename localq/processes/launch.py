@@ -22,7 +22,8 @@ from .config import PoolConfig
 
 STOP, REAP = b"s", b"r"
 PR_SET_PDEATHSIG = 1  # prctl(2)
-OUR_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, name)]
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+OUR_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 Target = Callable[["Pipes", PoolConfig], int]
 
