@@ -28,8 +28,8 @@ from .logging import get_logger
 from .message import Message
 from .middleware import TimeLimitExceeded
 from .store import Outcome, Record
-from .store.base import DEAD, RETRY, UNKNOWN_ACTOR
-from .threading import Interruptible
+from .store.base import CANCELLED, DEAD, RETRY, UNKNOWN_ACTOR
+from .threading import Abort, Interruptible
 
 VERDICTS: dict[str, type[BaseException]] = {
     "WorkerCrashed": WorkerCrashed,
@@ -131,8 +131,13 @@ class Execution:
         try:
             self._broker.emit_before("process_message", self.message)
         except SkipMessage as error:
-            logger.warning("Message %s was skipped: %s", self.message, error)
             self._skipped = True
+            if isinstance(error.__cause__, Abort):
+                logger.info("Message %s does not run: %s.", self.message, error)
+                self._fail_with(error.__cause__)
+                self.message.fail()
+                return
+            logger.warning("Message %s was skipped: %s", self.message, error)
             self._fail_with(error)
         except BaseException as error:
             self._fail_with(error)
@@ -176,6 +181,8 @@ class Execution:
             logger.info("Failed to process message %s with expected exception %s.", message, type(error).__name__)
         elif isinstance(error, Retry):
             logger.info("Message %s asks to be run again: %s.", message, error)
+        elif isinstance(error, Abort):
+            logger.info("Message %s was aborted.", message)
         else:
             logger.error("Failed to process message %s with unhandled exception.", message, exc_info=error)
 
@@ -215,8 +222,9 @@ class Execution:
     def _settle(self) -> None:
         outcome = self.outcome
         if self.message.failed:
-            outcome.kind = DEAD
             error = self._exception
+            # Who does not want a message that has not begun is no case for those who look after the dead.
+            outcome.kind = CANCELLED if self._skipped and isinstance(error, Abort) else DEAD
             reason = f"{type(error).__name__}: {text_of(error)}" if error is not None else "failed by a middleware"
             if reason.startswith(UNKNOWN_ACTOR) and not self._refused:
                 # The actor itself raised it. Alone it would mean: run it again where its actor is known.

@@ -39,6 +39,14 @@ class Interrupt(BaseException):
     those must not swallow it."""
 
 
+class Abort(Interrupt):
+    """Raised in an actor whose message was aborted, and the reason of one that was aborted before it
+    ran. It is never retried."""
+
+    def __init__(self, message: str = "the message was aborted") -> None:
+        super().__init__(message)
+
+
 def is_gevent_active() -> bool:
     """Whether gevent has patched this process: localq does not run on gevent, so never."""
     return False

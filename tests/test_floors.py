@@ -279,8 +279,11 @@ localq: Actor GenericActor actor Broker Consumer ConsumerThread MessageProxy get
     Encoder JSONEncoder MsgpackEncoder
     PickleEncoder get_logger Message get_encoder set_encoder Middleware Worker WorkerThread connect pool __version__
 localq.aborting: Abort AbortMode Abortable Event EventBackend abort abort_requested
-localq.aborting.backends: StoreBackend StubBackend
-localq.aborting.middleware: AbortMode Abortable
+localq.aborting.backend: Event EventBackend StoreBackend
+localq.aborting.backends: SQLiteBackend StoreBackend StubBackend
+localq.aborting.backends.sqlite: SQLiteBackend
+localq.aborting.backends.stub: StubBackend
+localq.aborting.middleware: Abort AbortMode Abortable abort abort_requested
 localq.actor: Actor actor
 localq.broker: Broker Consumer MessageProxy get_broker set_broker global_broker
 localq.brokers: SQLiteBroker StubBroker connect

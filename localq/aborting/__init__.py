@@ -1,9 +1,11 @@
-"""Ending a message from outside: one that waits never runs, one that runs is interrupted."""
+"""Aborting messages: those that wait never run, those that run are interrupted."""
 
 from __future__ import annotations
 
-from .backend import Event, EventBackend
-from .middleware import Abort, Abortable, AbortMode, abort, abort_requested
+from ..threading import Abort
+from .backend import Event, EventBackend, StoreBackend
+from .middleware import Abortable, abort, abort_requested
+from .running import AbortMode
 
 __all__ = [
     "Abort",
@@ -11,6 +13,7 @@ __all__ = [
     "Abortable",
     "Event",
     "EventBackend",
+    "StoreBackend",
     "abort",
     "abort_requested",
 ]

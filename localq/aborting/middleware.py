@@ -1,72 +1,47 @@
-"""The middleware that carries out aborts, and the functions that ask for them."""
+"""The middleware by which messages can be aborted, and how that is asked for."""
 
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Iterable
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .. import current
-from ..broker import Broker, MessageProxy, get_broker
+from ..broker import Broker, MessageProxy
 from ..clock import clock
 from ..errors import DecodeError, SkipMessage
 from ..logging import get_logger
 from ..message import Message
-from ..middleware import Middleware
-from ..middleware.middleware import option
-from ..store import Outcome, Record, Selection, Store
+from ..middleware.middleware import Middleware, option
+from ..store import Outcome, Record, Selection
 from ..store.base import CANCELLED, DELAYED, HELD, RUNNING, WAITING
-from ..threading import Interrupt, current_platform, supported_platforms
+from ..threading import Abort, current_platform, shielded, supported_platforms
 from .backend import Event, EventBackend
-from .backends import StoreBackend
-from .running import Keys, Running
+from .running import AbortMode, Running
+from .watcher import BackendWatcher, StoreWatcher, Watcher, announce, is_announced, key_of
 
 if TYPE_CHECKING:
     from ..actor import Actor
     from ..worker import Worker
 
+__all__ = ["Abort", "AbortMode", "Abortable", "abort", "abort_requested"]
+
 DEFAULT_ABORT_TTL = 90_000
-WAIT_TIMEOUT = 1000
-"""Milliseconds that the watcher listens before it looks whether it is still needed."""
-
-
-class Abort(Interrupt):
-    """Raised in an actor whose message was aborted. Such a message is not retried."""
-
-    def __init__(self, message: str = "the message was aborted") -> None:
-        super().__init__(message)
-
-
-class Aborted(SkipMessage):
-    """Keeps the actor of a message from running that was aborted before."""
-
-
-class AbortMode(Enum):
-    """What `abort` ends."""
-
-    ABORT = "abort"
-    """A message that waits does not run; one that runs is interrupted."""
-    CANCEL = "cancel"
-    """A message that waits does not run; one that runs is left alone."""
-    KILL = "kill"
-    """As ABORT, by killing the process: not available yet, `abort` refuses it."""
+PENDING = (WAITING, DELAYED, HELD)
+BEFORE_IT_RAN = "the message was aborted before it ran"
 
 
 class Abortable(Middleware):
-    """Lets messages be aborted. Add it after `Retries`, so that an aborted one is not retried.
-
-    A message that waits in the broker's own store is ``cancelled`` there at once, and whoever
-    waits for its result hears of it. The interrupt of a running one lands between two
-    bytecodes, or, on a process's main thread, also in a blocking call.
+    """Lets messages be aborted. One that waits (for its turn, its time or its next try) never runs: it
+    is set aside as cancelled, and who waits for its result hears so at once. In one that runs, `Abort`
+    is raised: between two bytecodes, or, on a process's main thread (where a worker process with one
+    thread runs its tasks), also in a blocking call. An aborted message is not retried.
 
     Parameters:
-      backend: what carries the requests; by default the broker's own store.
-      abortable: whether messages are abortable where neither the actor nor the message has the
+      backend: what carries aborts to the workers; by default the broker's own store, which wakes them.
+      abortable: whether messages can be aborted where neither the message nor its actor has the
         option of that name.
-      abort_ttl: milliseconds that a request is kept for a message that cannot be found now.
+      abort_ttl: milliseconds that an abort is remembered.
     """
 
     def __init__(
@@ -80,17 +55,15 @@ class Abortable(Middleware):
         self.backend = backend
         self.abortable = abortable
         self.abort_ttl = abort_ttl
-        self.wait_timeout = WAIT_TIMEOUT
+        self.wait_timeout = 1000
+        """Milliseconds that a wait for a `backend` takes at most."""
         self._broker: Broker | None = None
-        self._own: StoreBackend | None = None
         self._forget()
 
     def _forget(self) -> None:
-        self._process = os.getpid()
+        self._running = Running(self.logger)
+        self._watcher: Watcher | None = None
         self._workers = 0
-        self._running = Running()
-        self._lock = threading.Lock()
-        self._watcher: threading.Thread | None = None
 
     @property
     def actor_options(self) -> set[str]:
@@ -100,6 +73,8 @@ class Abortable(Middleware):
         """Whether a message of that actor can be aborted."""
         return bool(option("abortable", message, actor, self.abortable))
 
+    # -- asking for it
+
     def abort(
         self,
         message_id: str,
@@ -107,62 +82,111 @@ class Abortable(Middleware):
         mode: AbortMode = AbortMode.ABORT,
         abort_timeout: int = 0,
     ) -> None:
-        """As the function `abort`."""
-        if mode is AbortMode.KILL:
-            raise NotImplementedError("AbortMode.KILL is not available yet; use AbortMode.ABORT")
-        ttl = self.abort_ttl if abort_ttl is None else abort_ttl
-        events = [Event(f"{AbortMode.CANCEL.value}:{message_id}", {})]
-        if mode is AbortMode.ABORT:
-            events.append(Event(f"{AbortMode.ABORT.value}:{message_id}", {"abort_timeout": abort_timeout}))
+        """Abort a message; nothing happens if there is none of that id, or it has ended.
+
+        Parameters:
+          message_id: that of the message, as it was sent.
+          abort_ttl: milliseconds that the abort is remembered; by default those of the middleware.
+          mode: `AbortMode.CANCEL` leaves alone what runs.
+          abort_timeout: milliseconds that one which runs gets to end by itself, see `abort_requested`.
+
+        Raises:
+          NotImplementedError: `mode` is `AbortMode.KILL`.
+        """
+        mode, message_id = _possible(mode), str(message_id)
+        ttl = _millis("abort_ttl", self.abort_ttl if abort_ttl is None else abort_ttl)
+        timeout = _millis("abort_timeout", abort_timeout)
+        broker = self._broker or current.get_broker()
         if self.backend is not None:
-            self.backend.notify(events, ttl)
-        else:
-            broker = self._broker or get_broker()
-            if self._cancel(broker, message_id) or not _is_running(broker.store, message_id):
-                return
-            self._backend_of(broker).notify(events, ttl)
-            self._cancel(broker, message_id)  # it may have gone back to its queue meanwhile
+            self._notify(self.backend, message_id, mode, timeout, ttl)
+        with shielded():  # an actor may abort others, and be interrupted meanwhile
+            if self.backend is None:
+                self._tell_workers(broker, message_id, mode, timeout, max(ttl, timeout))
+            self._cancel_pending(broker, message_id)
+
+    def _notify(self, backend: EventBackend, message_id: str, mode: AbortMode, timeout: int, ttl: int) -> None:
+        events = [Event(key_of(message_id, AbortMode.CANCEL), {})]
+        if mode is AbortMode.ABORT:
+            events.append(Event(key_of(message_id, mode), {"abort_timeout": timeout}))
+        backend.notify(events, ttl)
+
+    def _tell_workers(self, broker: Broker, message_id: str, mode: AbortMode, timeout: int, ttl: int) -> None:
+        unfinished = Selection(states=(*PENDING, RUNNING), message_ids=[message_id])
+        if broker.store.browse(unfinished, limit=1):
+            # Those of this process hear it first, so that none claims and starts it in the meantime.
+            self._running_here().request(message_id, mode, timeout=timeout, ttl=ttl)
+            announce(broker.store, message_id, mode, timeout=timeout, ttl=ttl)
+
+    def _cancel_pending(self, broker: Broker, message_id: str) -> None:
+        pending = Selection(states=PENDING, message_ids=[message_id])
+        # Again and again: it may have become due, or have come back from a worker, in the meantime.
+        while records := [each for each in broker.store.browse(pending) if self._may_cancel(broker, each)]:
+            for record in records:
+                _cancel(broker, record)
+
+    def _may_cancel(self, broker: Broker, record: Record) -> bool:
+        return self.is_abortable(broker.actors.get(record.actor), _message_of(record))
 
     def get_abort_request(self, message_id: str | None = None) -> float | None:
-        """Milliseconds until a message that runs here (None: on this thread) is interrupted, or None."""
-        return self._running.left(message_id)
+        """Milliseconds until that message (by default the one that runs here) is interrupted; None if
+        it is not to be, or does not run in this process."""
+        return self._running_here().time_left(message_id)
 
-    # -- hooks
+    def _running_here(self) -> Running:
+        if self._running.process != os.getpid():
+            self._forget()
+        return self._running
+
+    # -- in a worker
 
     def after_declare_queue(self, broker: Broker, queue_name: str) -> None:
         self._broker = broker
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._broker = broker
+        running = self._running_here()
+        self._workers += 1
         if current_platform not in supported_platforms:
             warnings.warn(
-                f"Abortable cannot interrupt running messages on {current_platform!r}, only on CPython.",
+                f"Abortable cannot interrupt threads on your current platform ({current_platform!r}).",
                 category=RuntimeWarning,
                 stacklevel=2,
             )
-            return
-        if self._process != os.getpid():
-            self._forget()
-        with self._lock:
-            self._workers += 1
-            if self._watcher is None:
-                arguments = (broker, self._backend_of(broker))
-                self._watcher = threading.Thread(
-                    target=self._watch, args=arguments, name="localq aborts", daemon=True
-                )
-                self._watcher.start()
+        elif self._watcher is None:
+            self._watcher = self._make_watcher(broker, running)
+            if self.backend is None:
+                self._watcher.hear(0)  # what was aborted before, also if it begins at once
+            self._watcher.start()
+
+    def _make_watcher(self, broker: Broker, running: Running) -> Watcher:
+        if self.backend is None:
+            return StoreWatcher(broker, running, self.logger)
+        longest, ttl = self.wait_timeout, self.abort_ttl
+        return BackendWatcher(broker, running, self.logger, self.backend, longest, ttl)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        with self._lock:
-            self._workers = max(0, self._workers - 1)
+        self._workers -= 1
+        if self._workers <= 0 and self._watcher is not None:
+            watcher, self._watcher = self._watcher, None
+            watcher.stop()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         if not self.is_abortable(broker.actors.get(message.actor_name), message):
             return
-        backend = self._backend_of(broker)
-        self._running.add(message.message_id)
-        if backend.may_hold_any() and backend.poll(f"{AbortMode.CANCEL.value}:{message.message_id}") is not None:
-            self._running.remove(message.message_id)
-            raise Aborted("it was aborted before it ran")
+        message_id = str(message.message_id)
+        is_requested = self._running.begin(message_id)
+        if self.backend is not None:
+            self._ask(self.backend, message_id)
+        elif is_requested:
+            if is_announced(broker.store, message_id):
+                raise SkipMessage(BEFORE_IT_RAN) from Abort(BEFORE_IT_RAN)
+            self._running.forget(message_id)  # it was brought back to life since
+
+    def _ask(self, backend: EventBackend, message_id: str) -> None:
+        if backend.poll(key_of(message_id, AbortMode.CANCEL)):
+            raise SkipMessage(BEFORE_IT_RAN) from Abort(BEFORE_IT_RAN)
+        if self._watcher is not None:
+            self._watcher.begin()
 
     def after_process_message(
         self,
@@ -172,97 +196,27 @@ class Abortable(Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        self._running.remove(message.message_id)
-        if isinstance(exception, Abort):
-            message.fail()
-            # One that is brought back to life later is not meant any more.
-            self._backend_of(broker).poll(f"{AbortMode.CANCEL.value}:{message.message_id}")
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        self._running.remove(message.message_id)
-        if isinstance(message._exception, Aborted):
-            message.stuff_exception(Abort())
-            message.fail()
-
-    # -- the watcher
-
-    def _watch(self, broker: Broker, backend: EventBackend) -> None:
-        keys = Keys(self._running, f"{AbortMode.ABORT.value}:")
-        while self._is_needed():
-            try:
-                self._listen(backend, keys)
-            except Exception as error:  # a backend's own
-                if self._workers:
-                    self.logger.error("Cannot listen for aborts now: %s: %s", type(error).__name__, error)
-                clock.wait(threading.Event(), self.wait_timeout)
-            for thread in self._running.interrupt_due(Abort):
-                self.logger.info("A message was aborted: interrupting thread %r.", thread)
-                if broker.is_open:
-                    broker.store.wake()  # so that it also ends our own waits
-
-    def _is_needed(self) -> bool:
-        with self._lock:
-            if self._workers or self._running.untouched():
-                return True
-            self._watcher = None
-            return False
-
-    def _listen(self, backend: EventBackend, keys: Keys) -> None:
-        due = self._running.next_due()
-        timeout = self.wait_timeout if due is None else min(due, self.wait_timeout)
-        if backend.rereads_keys:
-            event = backend.wait_many(keys, timeout)
-        else:
-            event = self._listen_in_steps(backend, list(keys), timeout)
-        if event is not None:
-            message_id = event.key.partition(":")[2]
-            self._running.request(message_id, event.params.get("abort_timeout", 0))
-
-    def _listen_in_steps(self, backend: EventBackend, keys: list[str], timeout: float) -> Event | None:
-        if not keys or timeout < self.wait_timeout:
-            clock.wait(threading.Event(), timeout)
-            return None
-        return backend.wait_many(keys, self.wait_timeout)
-
-    # -- the broker's own store
-
-    def _backend_of(self, broker: Broker) -> EventBackend:
+        self._running.end()
         if self.backend is not None:
-            return self.backend
-        if self._own is None or self._own.store is not broker.store:
-            self._own = StoreBackend(broker.store)
-        return self._own
+            self._running.forget(str(message.message_id))
 
-    def _cancel(self, broker: Broker, message_id: str) -> bool:
-        """Keep a message that waits from running, and tell who waits for it."""
-        selection = Selection(states=[WAITING, DELAYED, HELD], message_ids=[message_id])
-        waiting = [record for record in broker.store.browse(selection) if self._may_cancel(broker, record)]
-        return sum(_cancel(broker, record) for record in waiting) > 0
-
-    def _may_cancel(self, broker: Broker, record: Record) -> bool:
-        message = _message_of(record)
-        return message is None or self.is_abortable(broker.actors.get(record.actor), message)
+    after_skip_message = after_process_message
 
 
-def _is_running(store: Store, message_id: str) -> bool:
-    return bool(store.browse(Selection(states=[RUNNING], message_ids=[message_id]), limit=1))
-
-
-def _message_of(record: Record) -> Message[Any] | None:
+def _message_of(record: Record) -> Message[Any]:
     try:
         return Message.decode_stored(record.body, record.encoder, record.wire)
-    except DecodeError:  # of an encoder that is not known here, for example
-        return None
+    except DecodeError:  # of an encoder that is not known here, for example; who waits can be told all the same
+        return Message(record.queue, record.actor, (), {}, {}, record.message_id)
 
 
-def _cancel(broker: Broker, record: Record) -> bool:
-    """Cancel a message that waits, together with what its hooks have to say to that; False if it
-    waits no more."""
-    abort = Abort()
-    outcome = Outcome(record, CANCELLED, f"{Abort.__name__}: {abort}")
-    message = _message_of(record)
-    proxy = MessageProxy(message or Message(record.queue, record.actor, (), {}, {}, record.message_id))
-    proxy.stuff_exception(abort)
+def _cancel(broker: Broker, record: Record) -> None:
+    """Cancel a message that nobody has claimed, together with what its hooks have to say to that; without
+    effect if somebody claims it meanwhile."""
+    reason = Abort(BEFORE_IT_RAN)
+    outcome = Outcome(record, CANCELLED, f"Abort: {reason}")
+    proxy = MessageProxy(_message_of(record))
+    proxy.stuff_exception(reason)
     proxy.fail()
     with current.collecting(outcome, broker.store) as later:
         broker.announce("nack", proxy)
@@ -271,19 +225,31 @@ def _cancel(broker: Broker, record: Record) -> bool:
         for call in later:
             call()
         broker.emit_after("nack", proxy)
-    return outcome.written
 
 
-def _abortable_of(middleware: Abortable | None) -> Abortable:
-    if middleware is not None:
-        return middleware
-    candidates: Iterable[Middleware] = get_broker().middleware
-    for one in candidates:
+def _millis(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
+        raise ValueError(f"{name} is a number of milliseconds, 0 or more, not {value!r}")
+    return int(value)
+
+
+def _possible(mode: AbortMode) -> AbortMode:
+    mode = AbortMode(mode)
+    if mode is AbortMode.KILL:
+        raise NotImplementedError(
+            "AbortMode.KILL is not there yet: nobody could end a process for the sake of one message; use "
+            "AbortMode.ABORT, and kill the worker process yourself if its task does not heed it"
+        )
+    return mode
+
+
+def _abortable() -> Abortable:
+    for one in current.get_broker().middleware:
         if isinstance(one, Abortable):
             return one
     raise RuntimeError(
-        "the global broker has no Abortable among its middleware: add localq.Abortable() to it, use "
-        "localq.connect(...), which has it, or pass `middleware`"
+        "the global broker has no Abortable middleware: call localq.set_broker() with one that has, add "
+        "localq.Abortable() to it, or use localq.connect(...), which has it"
     )
 
 
@@ -294,32 +260,32 @@ def abort(
     mode: AbortMode = AbortMode.ABORT,
     abort_timeout: int = 0,
 ) -> None:
-    """End a message: one that waits never runs, and one that runs is interrupted by `Abort`.
+    """Abort a message, by its id; nothing happens if there is none of that id, or it has ended.
 
-    A message that is not there (any more) is left alone.
+    One that waits never runs; in one that runs `Abort` is raised. See `Abortable`.
 
     Parameters:
-      message_id: which.
-      middleware: the `Abortable` of its broker; by default that of the global broker.
-      abort_ttl: milliseconds that the request is kept; by default as the middleware says.
-      mode: what is ended.
-      abort_timeout: milliseconds before a running message is interrupted, in which it may see
-        `abort_requested` and end by itself.
+      message_id: that of the message, as it was sent.
+      middleware: by default that of the global broker.
+      abort_ttl: milliseconds that the abort is remembered; by default those of the middleware.
+      mode: `AbortMode.CANCEL` leaves alone what runs.
+      abort_timeout: milliseconds that one which runs gets to end by itself, see `abort_requested`.
 
     Raises:
       RuntimeError: the global broker has no `Abortable`.
+      NotImplementedError: `mode` is `AbortMode.KILL`.
     """
-    _abortable_of(middleware).abort(message_id, abort_ttl, mode, abort_timeout)
+    (middleware or _abortable()).abort(message_id, abort_ttl, mode, abort_timeout)
 
 
 def abort_requested(message_id: str | None = None, middleware: Abortable | None = None) -> float | None:
-    """Milliseconds until the current message is interrupted, or None if nobody asked for that.
+    """Milliseconds until the message that runs here is interrupted; None if it is not to be.
 
     Parameters:
-      message_id: look at that message, which runs in this process, instead.
-      middleware: as for `abort`.
+      message_id: another message that runs in this process.
+      middleware: by default that of the global broker.
 
     Raises:
       RuntimeError: the global broker has no `Abortable`.
     """
-    return _abortable_of(middleware).get_abort_request(message_id)
+    return (middleware or _abortable()).get_abort_request(message_id)

@@ -1,94 +1,140 @@
-"""The messages that run in this process and may be aborted, and what was asked of them."""
+"""What the threads of this process run, and which of that is to be aborted."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import os
+from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum
+from logging import Logger
+from threading import Lock, get_ident
 
 from ..clock import clock
-from ..threading import Interrupt, raise_thread_exception
+from ..threading import Abort, raise_thread_exception
 
 NEXT_TRY = 20
 """Milliseconds until an actor is interrupted that is not to be interrupted right now."""
 
 
-@dataclass(slots=True)
-class Run:
-    """One message that runs, on which thread, and when it is to be interrupted (monotonic ms)."""
+class AbortMode(Enum):
+    """How far an abort goes."""
 
-    thread: int
-    abort_at: float | None = None
-    interrupted: bool = False
+    ABORT = "abort"
+    """A message that waits never runs; one that runs is interrupted."""
+    CANCEL = "cancel"
+    """A message that waits never runs; one that runs is left alone."""
+    KILL = "kill"
+    """Reserved: as ABORT, but by ending its process if need be. Not there yet."""
+
+
+@dataclass(slots=True)
+class Request:
+    """That a message be aborted: `due` is when it is interrupted, `expires` when nobody wants that any
+    more, both in monotonic milliseconds."""
+
+    mode: AbortMode
+    due: float
+    expires: float
+
+
+_current: ContextVar[str | None] = ContextVar("localq_abortable", default=None)
+"""The message that runs here, or ran here last; a coroutine has it from the thread that waits for it."""
 
 
 class Running:
-    """Who is interrupted is decided under one lock, which a message also needs to end: so it
-    is always the message that was meant, never the next one of its thread."""
+    """The messages that run in this process and may be aborted, by thread.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._runs: dict[str, Run] = {}
+    Starting a message takes no lock. A thread is entered before it looks for a request, and a request
+    is kept before the threads are looked through: one of the two sees the other.
 
-    def add(self, message_id: str) -> None:
-        """This thread begins that message."""
-        # Without the lock, for speed: others go through a copy.
-        self._runs[message_id] = Run(threading.get_ident())
+    Parameters:
+      logger: where it is told that a message was interrupted.
+    """
 
-    def remove(self, message_id: str) -> None:
-        """It has ended."""
-        if message_id in self._runs:
-            with self._lock:
-                self._runs.pop(message_id, None)
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+        self.process = os.getpid()
+        # Held while one is interrupted: so its thread cannot go on to another message meanwhile.
+        self._lock = Lock()
+        self._threads: dict[int, str] = {}
+        self._requests: dict[str, Request] = {}
 
-    def request(self, message_id: str, abort_timeout: float) -> None:
-        """Interrupt that message in so many milliseconds, if it still runs then."""
+    def begin(self, message_id: str) -> bool:
+        """This thread runs that message; say whether somebody wants to abort it."""
+        self._threads[get_ident()] = message_id
+        _current.set(message_id)
+        return message_id in self._requests
+
+    def end(self) -> None:
+        """This thread runs none any more, or one that may not be aborted."""
         with self._lock:
-            run = self._runs.get(message_id)
-            if run is not None and not run.interrupted:
-                run.abort_at = clock.monotonic() + abort_timeout
+            self._threads.pop(get_ident(), None)
 
-    def left(self, message_id: str | None) -> float | None:
-        """Milliseconds until that message (None: the one of this thread) is interrupted; None for never."""
+    def forget(self, message_id: str) -> None:
+        """A request for that message means nothing any more."""
         with self._lock:
-            for each, run in list(self._runs.items()):
-                if each == message_id or (message_id is None and run.thread == threading.get_ident()):
-                    return None if run.abort_at is None else run.abort_at - clock.monotonic()
-        return None
+            self._requests.pop(message_id, None)
 
-    def interrupt_due(self, exception: type[Interrupt]) -> list[int]:
-        """Interrupt those whose time has come; the threads that were."""
-        interrupted = []
+    def not_requested(self) -> list[str]:
+        """The messages that run and that nobody wants to abort yet."""
+        return [each for each in list(self._threads.values()) if self._mode_of(each) is not AbortMode.ABORT]
+
+    def _mode_of(self, message_id: str) -> AbortMode | None:
+        request = self._requests.get(message_id)
+        return None if request is None else request.mode
+
+    def request(self, message_id: str, mode: AbortMode, *, timeout: float, ttl: float) -> None:
+        """Abort that message if it runs here, `timeout` milliseconds from now; or within `ttl`, as soon
+        as it is about to. Of two requests the one that is due first counts."""
+        now = clock.monotonic()
+        request = Request(mode, now + timeout, now + max(ttl, timeout))
         with self._lock:
-            now = clock.monotonic()
-            for run in list(self._runs.values()):
-                if run.abort_at is None or run.abort_at > now:
+            known = self._requests.get(message_id)
+            if known is not None and known.mode is AbortMode.ABORT:
+                if mode is AbortMode.CANCEL:
+                    return
+                request.due = min(request.due, known.due)
+            self._requests[message_id] = request
+
+    def time_left(self, message_id: str | None) -> float | None:
+        """Milliseconds until that message (None: the one that runs here) is interrupted; None if it is
+        not to be, or does not run in this process."""
+        message_id = _current.get() if message_id is None else message_id
+        request = self._requests.get(message_id) if message_id is not None else None
+        if request is None or request.mode is not AbortMode.ABORT or message_id not in list(self._threads.values()):
+            return None
+        return request.due - clock.monotonic()
+
+    def interrupt_due(self) -> bool:
+        """Interrupt what is to be interrupted by now; say whether any was."""
+        now, interrupted = clock.monotonic(), False
+        with self._lock:
+            self._forget_expired(now)
+            for thread, message_id in list(self._threads.items()) if self._requests else ():
+                request = self._requests.get(message_id)
+                if request is None or request.mode is not AbortMode.ABORT or request.due > now:
                     continue
-                if raise_thread_exception(run.thread, exception):
-                    run.abort_at, run.interrupted = None, True
-                    interrupted.append(run.thread)
+                if raise_thread_exception(thread, Abort):
+                    self._logger.info("Message %s is aborted. Interrupting worker thread %r.", message_id, thread)
+                    del self._threads[thread]
+                    interrupted = True
                 else:  # its actor has not begun, or has just ended
-                    run.abort_at = now + NEXT_TRY
+                    request.due = now + NEXT_TRY
         return interrupted
 
-    def next_due(self) -> float | None:
-        """Milliseconds until the next one is to be interrupted; None if none is."""
+    def _forget_expired(self, now: float) -> None:
+        running = set(self._threads.values())
+        for message_id, request in list(self._requests.items()):
+            if request.expires <= now and message_id not in running:
+                del self._requests[message_id]
+
+    def time_to_sleep(self, longest: float) -> float:
+        """Milliseconds until something is to be interrupted here, `longest` at most."""
         with self._lock:
-            times = [run.abort_at for run in list(self._runs.values()) if run.abort_at is not None]
-        return max(0.0, min(times) - clock.monotonic()) if times else None
-
-    def untouched(self) -> list[str]:
-        """The ids of the messages of which nothing was asked yet."""
-        with self._lock:
-            return [each for each, run in list(self._runs.items()) if run.abort_at is None and not run.interrupted]
-
-
-class Keys:
-    """The event keys of the messages that run, as they are when somebody goes through them."""
-
-    def __init__(self, running: Running, prefix: str) -> None:
-        self._running = running
-        self._prefix = prefix
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([self._prefix + message_id for message_id in self._running.untouched()])
+            running = set(self._threads.values())
+            due = [
+                request.due
+                for message_id, request in self._requests.items()
+                if request.mode is AbortMode.ABORT and message_id in running
+            ]
+        return max(0.0, min(longest, min(due, default=float("inf")) - clock.monotonic()))

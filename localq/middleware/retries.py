@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import compute_backoff, current_millis
 from ..errors import Retry, WorkerCrashed
 from ..logging import get_logger
+from ..threading import Abort
 from .middleware import Middleware, option
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Retries(Middleware):
 
     def _is_expected(self, exception: BaseException, actor: Actor[Any, Any] | None) -> bool:
         throws = actor.options.get("throws") if actor is not None else None
-        # A message that crashed its process so often was tried that often already.
-        return isinstance(exception, WorkerCrashed) or bool(throws and isinstance(exception, throws))
+        # A message that crashed its process so often was tried that often already; an aborted one is unwanted.
+        return isinstance(exception, (WorkerCrashed, Abort)) or bool(throws and isinstance(exception, throws))
 
     def _may_retry(
         self,

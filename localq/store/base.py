@@ -144,11 +144,11 @@ class Outcome:
     """What became of one message, and all that is written together with that.
 
     Parameters:
-      record: the message, as `claim` returned it (for CANCELLED: as `browse` did).
+      record: the message, as `claim` returned it (for CANCELLED: or as `browse` did).
       kind: DONE removes it; DEAD buries it with `reason`; RETRY puts `retry` in its place,
         keeping its age and its crashes; RELEASE gives it back to where it was, as if it had
-        never been claimed. CANCELLED is for a message that nobody has claimed: it keeps that from
-        being done, for `reason`, until it is moved back.
+        never been claimed. CANCELLED keeps it from being done, for `reason`, until it is
+        moved back; also a message that nobody has claimed.
     """
 
     record: Record
@@ -263,7 +263,7 @@ class Store(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """End every `wait` of this process early. Safe in any thread."""
+        """End every `wait` and `wait_events` of this process early. Safe in any thread."""
 
     @abstractmethod
     def counts(self) -> dict[str, dict[str, int]]:
@@ -373,6 +373,17 @@ class Store(ABC):
         """As `incr`, but the sum over `keys()` and the amount may not pass `maximum` either."""
 
     # -- events and schedules
+
+    @abstractmethod
+    def put_events(self, events: Sequence[Event], *, now: int) -> None:
+        """Add events, in their order, and wake who waits for their topics."""
+
+    @abstractmethod
+    def wait_events(
+        self, topics: Sequence[str], *, after: int, timeout: float, limit: int = 100
+    ) -> list[tuple[int, Event]]:
+        """As `events`, but if there are none, sleep up to `timeout` milliseconds until there are, or
+        until `wake` is called; then they may still be none."""
 
     @abstractmethod
     def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:

@@ -30,7 +30,7 @@ from ..errors import StoreError
 from ..locks import try_lock
 
 SLOTS = 512
-AWAKE, WANTS_MESSAGE, WANTS_VALUE = b"\0", b"m", b"v"
+AWAKE, WANTS_MESSAGE, WANTS_VALUE, WANTS_EVENT = b"\0", b"m", b"v", b"e"
 
 FIRST_NAP = 0.000_5
 LONGEST_NAP = 0.02
@@ -92,6 +92,10 @@ class Bells:
     def ring_value(self, key: str) -> None:
         """There is something under that key: wake all who wait for it."""
         self._wake(WANTS_VALUE, mask((key,)), SLOTS)
+
+    def ring_event(self, topic: str) -> None:
+        """There is a new event of that topic: wake all who wait for it."""
+        self._wake(WANTS_EVENT, mask((topic,)), SLOTS)
 
     def _wake(self, state: bytes, wants: int, count: int) -> None:
         table = self._table

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..clock import Deadline
 from . import statements as sql
 from .base import Count, Event, Record, Schedule, Store, Value
-from .bell import WANTS_VALUE, Bells, mask
+from .bell import WANTS_EVENT, WANTS_VALUE, Bells, mask
 from .database import Database
 
 SAFETY_LOOK = 1000
@@ -126,6 +126,26 @@ class KeyedSQLite(Store):
         return True
 
     # -- events and schedules
+
+    def put_events(self, events: Sequence[Event], *, now: int) -> None:
+        with self.database.write as connection:
+            self._put_events(connection, events, now)
+        for event in events:
+            self.bells.ring_event(event.topic)
+
+    def wait_events(
+        self, topics: Sequence[str], *, after: int, timeout: float, limit: int = 100
+    ) -> list[tuple[int, Event]]:
+        sleeper = self.bells.borrow()
+        try:
+            sleeper.announce(WANTS_EVENT, mask(topics))
+            found = self.events(topics, after=after, limit=limit)
+            if found or not sleeper.wait(timeout):
+                return found
+            return self.events(topics, after=after, limit=limit)
+        finally:
+            sleeper.withdraw()
+            self.bells.give_back(sleeper)
 
     def _put_events(self, connection: sqlite3.Connection, events: Sequence[Event], now: int) -> None:
         if events:

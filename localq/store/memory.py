@@ -62,6 +62,7 @@ class MemoryStore(Store):
         self.url = url
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._happened = threading.Condition(self._lock)  # who waits for events sleeps through the rest
         self._wakes = 0
         self._last_sequence = self._last_position = self._last_claim = 0
         self._last_worker = self._last_event = 0
@@ -118,6 +119,7 @@ class MemoryStore(Store):
         with shielded(), self._lock:
             self._wakes += 1
             self._changed.notify_all()
+            self._happened.notify_all()
 
     def counts(self) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = {}
@@ -257,6 +259,23 @@ class MemoryStore(Store):
             self._values, self._counters = Expiring(), Expiring()
 
     # -- events and schedules
+
+    def put_events(self, events: Sequence[Event], *, now: int) -> None:
+        check(events)
+        with shielded(), self._lock:
+            self._put_events(events, now)
+
+    def wait_events(
+        self, topics: Sequence[str], *, after: int, timeout: float, limit: int = 100
+    ) -> list[tuple[int, Event]]:
+        with self._lock:  # not shielded: an interrupt may end the sleep
+            started, wakes = _milliseconds(), self._wakes
+            while True:
+                found = list(islice(self._events_after(after, frozenset(topics)), limit))
+                left = timeout - (_milliseconds() - started)
+                if found or left <= 0 or wakes != self._wakes:
+                    return found
+                self._happened.wait(min(left / 1000, threading.TIMEOUT_MAX))
 
     def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:
         with shielded(), self._lock:
@@ -422,9 +441,13 @@ class MemoryStore(Store):
         self._keep(outcome.values, now)
         for count in outcome.counts:
             self._count(count, now)
-        for event in outcome.events:
+        self._put_events(outcome.events, now)
+
+    def _put_events(self, events: Iterable[Event], now: int) -> None:
+        for event in events:
             self._last_event += 1
             self._events.keep(self._last_event, replace(event), now + event.ttl)
+            self._happened.notify_all()
 
     def _conclude(self, record: Record, outcome: Outcome, now: int) -> None:
         if outcome.kind == DONE:
@@ -433,10 +456,8 @@ class MemoryStore(Store):
         self._exit(record)
         if outcome.kind == RELEASE:
             _give_back(record)
-        elif outcome.kind == CANCELLED:
-            record.state, record.reason, record.died_at = CANCELLED, outcome.reason, now
-        elif outcome.kind == DEAD:
-            record.state, record.reason, record.died_at = DEAD, outcome.reason, now
+        elif outcome.kind in (DEAD, CANCELLED):
+            record.state, record.reason, record.died_at = outcome.kind, outcome.reason, now
             record.owner = record.claimed_at = record.verdict = None
         elif outcome.retry is not None:
             _renew(record, outcome.retry)
@@ -548,9 +569,9 @@ def _key(record: Record) -> Key:
 
 
 def _in_force(outcome: Outcome, record: Record) -> bool:
-    if outcome.kind == CANCELLED:
-        return record.state in ARROWS[CANCELLED]
     claimed = outcome.record
+    if outcome.kind == CANCELLED and claimed.owner is None:
+        return record.state in ARROWS[CANCELLED]
     same_claim = (claimed.owner, claimed.claim) == (record.owner, record.claim)
     return record.state == RUNNING and same_claim
 

@@ -181,7 +181,8 @@ class SQLiteStore(RegistrySQLite):
         if outcome.kind == RELEASE:
             return connection.execute(sql.RELEASE, this_claim).rowcount == 1
         if outcome.kind == CANCELLED:
-            return connection.execute(sql.CANCEL, (outcome.reason, now, record.sequence)).rowcount == 1
+            row = (outcome.reason, now, record.sequence, record.owner, record.owner, record.claim)
+            return connection.execute(sql.CANCEL, row).rowcount == 1
         if outcome.kind == DEAD:
             return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
         assert outcome.kind == RETRY
@@ -189,9 +190,9 @@ class SQLiteStore(RegistrySQLite):
         assert retry is not None
         state, position = place_of(retry, self.database.gate.next_position(now, 1), now)
         inline = retry.body if len(retry.body) <= INLINE else None
-        row = (state, position, retry.eta, retry.queue, retry.actor, inline, retry.encoder, retry.wire,
-               retry.priority, retry.lane, retry.root, retry.unique_key)  # fmt: skip
-        if connection.execute(sql.RETRY, (*row, *this_claim)).rowcount != 1:
+        renewed = (state, position, retry.eta, retry.queue, retry.actor, inline, retry.encoder, retry.wire,
+                   retry.priority, retry.lane, retry.root, retry.unique_key)  # fmt: skip
+        if connection.execute(sql.RETRY, (*renewed, *this_claim)).rowcount != 1:
             return False
         if inline is None:
             connection.execute(sql.INSERT_PAYLOAD, (record.sequence, retry.body))
@@ -214,6 +215,8 @@ class SQLiteStore(RegistrySQLite):
                 self._ring(outcome.puts)
             for value in outcome.values:
                 self.bells.ring_value(value.key)
+            for event in outcome.events:
+                self.bells.ring_event(event.topic)
             if outcome.kind == RELEASE:
                 self.bells.ring(outcome.record.queue)
             elif outcome.retry is not None:

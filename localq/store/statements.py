@@ -42,8 +42,10 @@ UPDATE message SET state = ?, position = ?, eta = ?, queue = ?, actor = ?, body 
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
 CANCEL = """
-UPDATE message SET state = 'cancelled', reason = ?, died_at = ?
-WHERE sequence = ? AND state IN ('waiting', 'delayed', 'held')"""
+UPDATE message SET state = 'cancelled', reason = ?, died_at = ?, verdict = NULL, owner = NULL,
+                   claimed_at = NULL
+WHERE sequence = ? AND CASE WHEN ? IS NULL THEN state IN ('waiting', 'delayed', 'held')
+                            ELSE owner = ? AND claim = ? AND state = 'running' END"""
 
 RELEASE = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts = attempts - 1

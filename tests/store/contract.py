@@ -754,7 +754,20 @@ class StoreContract:
         assert store.get_value("k", now=now) == b"v"
         assert ids(take(store, worker, now + 2 * HOUR, limit=9)) == ["other"]
 
-    @pytest.mark.parametrize("source", [RUNNING, DEAD, CANCELLED])
+    def test_who_claims_a_message_first_has_it_whoever_saw_it_waiting(
+        self, store: Store, worker: int, now: int
+    ) -> None:
+        store.put([message()], now=now)
+        (seen,) = store.browse(EVERYTHING)
+        claimed = take_one(store, worker, now)
+        late = Outcome(seen, CANCELLED, "too late", values=[Value("k", b"v", HOUR)])
+        store.finish([late], now=now)
+        assert not late.written
+        assert store.get_value("k", now=now) is None
+        store.finish([Outcome(claimed)], now=now)
+        assert store.browse(EVERYTHING) == []
+
+    @pytest.mark.parametrize("source", [DEAD, CANCELLED])
     def test_what_does_not_wait_is_not_cancelled(
         self, store: Store, worker: int, now: int, source: str
     ) -> None:
@@ -1009,7 +1022,68 @@ class StoreContract:
         assert not store.add("k", 0, 100, now=now + 220), "each step prolongs it"
         assert store.add("k", 0, 100, now=now + 251)
 
+    # -- cancelling what was claimed
+
+    def test_a_claimed_message_can_be_cancelled_too(self, store: Store, worker: int, now: int) -> None:
+        store.put([message()], now=now)
+        claimed = take_one(store, worker, now)
+        end = Outcome(claimed, CANCELLED, "not wanted", events=[Event("t", b"e")])
+        store.finish([end], now=now)
+        (record,) = store.browse(EVERYTHING)
+        assert (record.state, record.reason, record.owner) == (CANCELLED, "not wanted", None)
+        store.finish([end, Outcome(claimed)], now=now)
+        assert len(store.events([], after=0)) == len(store.browse(EVERYTHING)) == 1, "once"
+
+    def test_a_claim_that_was_released_cancels_nothing(self, store: Store, worker: int, now: int) -> None:
+        store.put([message()], now=now)
+        claimed = take_one(store, worker, now)
+        store.finish([Outcome(claimed, RELEASE)], now=now)
+        store.finish([Outcome(claimed, CANCELLED, "not wanted")], now=now)
+        assert [record.state for record in store.browse(EVERYTHING)] == [WAITING]
+
     # -- events and schedules
+
+    def test_events_can_be_added_by_themselves(self, store: Store, now: int) -> None:
+        store.put_events([Event("t", b"1"), Event("t", b"2", 50)], now=now)
+        store.put_events([], now=now)
+        assert [event.data for _, event in store.events(["t"], after=0)] == [b"1", b"2"]
+        sweep_all(store, now + 50)
+        assert [event.data for _, event in store.events(["t"], after=0)] == [b"1"]
+
+    def test_events_that_are_there_are_not_waited_for(self, store: Store, now: int) -> None:
+        store.put_events([Event("t", b"1"), Event("u", b"2"), Event("t", b"3")], now=now)
+        first, second = store.wait_events(["t"], after=0, timeout=60_000)
+        assert (first[1].data, second[1].data) == (b"1", b"3")
+        assert store.wait_events(["t"], after=0, timeout=60_000, limit=1) == [first]
+        assert store.wait_events(["t"], after=first[0], timeout=60_000) == [second]
+        assert store.wait_events(["t"], after=second[0], timeout=0) == []
+        assert store.wait_events(["t"], after=second[0], timeout=20) == []
+
+    @pytest.mark.parametrize("how", ["put_events", "finish"])
+    def test_who_waits_for_an_event_is_woken(self, store: Store, worker: int, now: int, how: str) -> None:
+        heard: list[Event] = []
+
+        def wait() -> None:
+            heard.extend(event for _, event in store.wait_events(["t"], after=0, timeout=60_000))
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        if how == "put_events":
+            store.put_events([Event("t", b"1")], now=now)
+        else:
+            self.put_events(store, worker, now, [Event("t", b"1")])
+        waiter.join(20)
+        assert not waiter.is_alive()
+        assert [event.data for event in heard] == [b"1"]
+
+    def test_a_wait_for_events_ends_when_it_is_told_to(self, store: Store, now: int) -> None:
+        waiter = threading.Thread(target=store.wait_events, args=(["t"],), kwargs={"after": 0, "timeout": 60_000})
+        waiter.start()
+        give_up = time.monotonic() + 20
+        while waiter.is_alive() and time.monotonic() < give_up:
+            store.wake()  # again and again: it may have been about to lie down
+            waiter.join(0.01)
+        assert not waiter.is_alive()
 
     def put_events(self, store: Store, worker: int, now: int, events: list[Event]) -> None:
         store.put([message()], now=now)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .store import StoreBackend
+from ..backend import StoreBackend
+from .sqlite import SQLiteBackend
 from .stub import StubBackend
 
-__all__ = ["StoreBackend", "StubBackend"]
+__all__ = ["SQLiteBackend", "StoreBackend", "StubBackend"]
