@@ -128,6 +128,13 @@ class MessageProxy:
         self._record = record
         self._exception: BaseException | None = None
 
+    cancelled = False
+    """Whether nobody wanted it any more before it ran: it is set aside, and no dead letter."""
+
+    def cancel(self) -> None:
+        """Mark it as failed, and as one that nobody wants any more."""
+        self.failed = self.cancelled = True
+
     def fail(self) -> None:
         """Mark it as failed for good: it becomes a dead letter."""
         self.failed = True

@@ -135,7 +135,7 @@ class Execution:
             if isinstance(error.__cause__, Abort):
                 logger.info("Message %s does not run: %s.", self.message, error)
                 self._fail_with(error.__cause__)
-                self.message.fail()
+                self.message.cancel()
                 return
             logger.warning("Message %s was skipped: %s", self.message, error)
             self._fail_with(error)
@@ -224,13 +224,14 @@ class Execution:
         if self.message.failed:
             error = self._exception
             # Who does not want a message that has not begun is no case for those who look after the dead.
-            outcome.kind = CANCELLED if self._skipped and isinstance(error, Abort) else DEAD
+            outcome.kind = CANCELLED if self.message.cancelled else DEAD
             reason = f"{type(error).__name__}: {text_of(error)}" if error is not None else "failed by a middleware"
             if reason.startswith(UNKNOWN_ACTOR) and not self._refused:
                 # The actor itself raised it. Alone it would mean: run it again where its actor is known.
                 reason = f"its actor raised {reason}"
             outcome.reason = reason
-            self._broker.bury(self.message)
+            if not self.message.cancelled:
+                self._broker.bury(self.message)
             return
         for place, record in enumerate(outcome.puts):
             if record.message_id == self._record.message_id:

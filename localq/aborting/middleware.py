@@ -217,7 +217,7 @@ def _cancel(broker: Broker, record: Record) -> None:
     outcome = Outcome(record, CANCELLED, f"Abort: {reason}")
     proxy = MessageProxy(_message_of(record))
     proxy.stuff_exception(reason)
-    proxy.fail()
+    proxy.cancel()
     with current.collecting(outcome, broker.store) as later:
         broker.announce("nack", proxy)
     broker.store.finish([outcome], now=clock.wall())
