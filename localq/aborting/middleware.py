@@ -153,10 +153,12 @@ class Abortable(Middleware):
                 stacklevel=2,
             )
         elif self._watcher is None:
-            self._watcher = self._make_watcher(broker, running)
+            broker.store  # noqa: B018  # opened, since the watcher takes one that is not for closed
+            watcher = self._make_watcher(broker, running)
             if self.backend is None:
-                self._watcher.hear(0)  # what was aborted before, also if it begins at once
-            self._watcher.start()
+                watcher.hear(0)  # what was aborted before, also if it begins at once
+            watcher.start()
+            self._watcher = watcher
 
     def _make_watcher(self, broker: Broker, running: Running) -> Watcher:
         if self.backend is None:

@@ -41,14 +41,17 @@ class Watcher(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.is_set():
+            if not self._broker.is_open:  # it was closed under a running worker: do not open it again
+                self._stopped.wait(PAUSE)
+                continue
             try:
                 self.hear(self._running.time_to_sleep(LONG_SLEEP))
                 if self._running.interrupt_due():
                     self._broker.store.wake()  # so that it also ends our own waits
             except Exception:  # a backend of the user's may raise anything, and later aborts must be heard
-                if not self._stopped.is_set():
+                if self._broker.is_open and not self._stopped.is_set():
                     self._logger.exception("Cannot hear of aborts; trying again.")
-                    self._stopped.wait(PAUSE)
+                self._stopped.wait(PAUSE)
 
     def hear(self, timeout: float) -> None:
         """Take note of requests, waiting up to `timeout` milliseconds for some."""
@@ -82,7 +85,8 @@ class StoreWatcher(Watcher):
     def stop(self) -> None:
         super().stop()
         while self.is_alive():
-            self._broker.store.wake()  # again and again: it may have been about to lie down
+            if self._broker.is_open:
+                self._broker.store.wake()  # again and again: it may have been about to lie down
             self.join(0.05)
 
 
