@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -31,17 +29,13 @@ from .base import (
     UNKNOWN_ACTOR,
     WAITING,
     Claim,
-    Count,
-    Event,
     Outcome,
     Record,
-    Schedule,
     Selection,
-    Store,
-    Value,
     WorkerRecord,
 )
-from .shelves import Expiring, Heap, Key, Shelf, check, check_outcome
+from .memory_keyed import KeyedMemory, milliseconds
+from .shelves import Heap, Key, Shelf, check, check_outcome
 
 SWEEP_BATCH = 1000
 
@@ -53,29 +47,21 @@ ARROWS = {
 """Where `move` leads to, and from which states."""
 
 
-class MemoryStore(Store):
+class MemoryStore(KeyedMemory):
     """Messages, results, counters and schedules of this process; they end with it."""
 
     shared = False
 
     def __init__(self, url: str = "memory://") -> None:
+        super().__init__()
         self.url = url
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._happened = threading.Condition(self._lock)  # who waits for events sleeps through the rest
-        self._wakes = 0
-        self._last_sequence = self._last_position = self._last_claim = 0
-        self._last_worker = self._last_event = 0
+        self._last_sequence = self._last_position = self._last_claim = self._last_worker = 0
         self._messages: dict[int, Record] = {}  # in order of sequence, as they were put
         self._by_id: dict[str, set[int]] = {}
         self._tally: Counter[tuple[str, str]] = Counter()
         self._shelves: dict[str, dict[str, Shelf]] = {}
         self._aside = {state: Heap() for state in STATES if state not in (WAITING, DELAYED)}
         self._workers: dict[int, WorkerRecord] = {}
-        self._values: Expiring[Value] = Expiring()
-        self._counters: Expiring[int] = Expiring()
-        self._events: Expiring[Event] = Expiring()
-        self._schedules: dict[str, Schedule] = {}
 
     # -- messages
 
@@ -104,11 +90,11 @@ class MemoryStore(Store):
         skip: frozenset[str] = frozenset(),
     ) -> bool:
         with self._lock:  # not shielded: an interrupt may end the sleep
-            started, wakes = _milliseconds(), self._wakes
+            started, wakes = milliseconds(), self._wakes
             while True:
                 shelves = self._looked_at(queues, skip)
                 due = min((shelf.due() for shelf in shelves), default=math.inf)
-                passed = _milliseconds() - started
+                passed = milliseconds() - started
                 if due <= now + passed:
                     return True
                 if passed >= timeout or wakes != self._wakes:
@@ -176,136 +162,6 @@ class MemoryStore(Store):
         with shielded(), self._lock:
             return [_copy_of(worker) for worker in self._workers.values()]
 
-    # -- values
-
-    def set_values(self, values: Iterable[Value], *, now: int) -> None:
-        values = list(values)
-        check(values)
-        with shielded(), self._lock:
-            self._keep(values, now)
-            self._changed.notify_all()
-
-    def get_value(self, key: str, *, now: int) -> bytes | None:
-        with shielded(), self._lock:
-            kept = self._values.get(key, now)
-            return kept[1].data if kept else None
-
-    def wait_values(
-        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
-    ) -> dict[str, bytes]:
-        with self._lock:  # not shielded: an interrupt may end the sleep
-            started = _milliseconds()
-            while True:
-                now = clock()
-                found = {key: kept[1].data for key in keys if (kept := self._values.get(key, now))}
-                left = math.inf if timeout is None else timeout - (_milliseconds() - started)
-                if found or not keys or left <= 0:
-                    return found
-                self._sleep(left)
-
-    def delete_values(self, keys: Iterable[str]) -> int:
-        keys = list(keys)
-        with shielded(), self._lock:
-            return sum(self._values.drop(key) for key in keys)
-
-    # -- counters
-
-    def add(self, key: str, value: int, ttl: int, *, now: int) -> bool:
-        with shielded(), self._lock:
-            if self._counters.get(key, now) is not None:
-                return False
-            self._counters.keep(key, value, now + ttl)
-            return True
-
-    def incr(self, key: str, amount: int, maximum: int, ttl: int, *, now: int) -> bool:
-        return self.incr_and_sum(key, lambda: [key], amount, maximum, ttl, now=now)
-
-    def decr(self, key: str, amount: int, minimum: int, ttl: int, *, now: int) -> bool:
-        with shielded(), self._lock:
-            value = self._counter(key, now) - amount
-            if value < minimum:
-                return False
-            self._counters.keep(key, value, now + ttl)
-            return True
-
-    def incr_and_sum(
-        self,
-        key: str,
-        keys: Callable[[], Sequence[str]],
-        amount: int,
-        maximum: int,
-        ttl: int,
-        *,
-        now: int,
-    ) -> bool:
-        summands = keys()  # the caller's code, so not under the lock
-        with shielded(), self._lock:
-            value = self._counter(key, now) + amount
-            total = sum(self._counter(each, now) for each in summands) + amount
-            if max(value, total) > maximum:
-                return False
-            self._counters.keep(key, value, now + ttl)
-            return True
-
-    def kept(self) -> dict[str, Any]:
-        """A copy of all values and counters, by key, those included that have expired: for tests."""
-        with shielded(), self._lock:
-            values = {key: value.data for key, value in self._values.items()}
-            return {**values, **dict(self._counters.items())}
-
-    def forget_kept(self) -> None:
-        """Forget all values and counters: for tests."""
-        with shielded(), self._lock:
-            self._values, self._counters = Expiring(), Expiring()
-
-    # -- events and schedules
-
-    def put_events(self, events: Sequence[Event], *, now: int) -> None:
-        check(events)
-        with shielded(), self._lock:
-            self._put_events(events, now)
-
-    def wait_events(
-        self, topics: Sequence[str], *, after: int, timeout: float, limit: int = 100
-    ) -> list[tuple[int, Event]]:
-        with self._lock:  # not shielded: an interrupt may end the sleep
-            started, wakes = _milliseconds(), self._wakes
-            while True:
-                found = list(islice(self._events_after(after, frozenset(topics)), limit))
-                left = timeout - (_milliseconds() - started)
-                if found or left <= 0 or wakes != self._wakes:
-                    return found
-                self._happened.wait(min(left / 1000, threading.TIMEOUT_MAX))
-
-    def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:
-        with shielded(), self._lock:
-            return list(islice(self._events_after(after, frozenset(topics)), limit))
-
-    def put_schedule(self, schedule: Schedule) -> None:
-        check([schedule])
-        with shielded(), self._lock:
-            self._schedules[schedule.name] = replace(schedule)
-
-    def due_schedules(self, *, now: int) -> list[Schedule]:
-        with shielded(), self._lock:
-            due = [replace(each) for each in self._schedules.values() if each.due_at <= now]
-        return sorted(due, key=lambda schedule: (schedule.due_at, schedule.name))
-
-    def advance_schedule(self, schedule: Schedule, due_at: int, puts: Sequence[Record], *, now: int) -> bool:
-        check(puts)
-        with shielded(), self._lock:
-            kept = self._schedules.get(schedule.name)
-            if kept is None or kept.due_at != schedule.due_at:
-                return False
-            kept.due_at = due_at
-            self._add(puts, now)
-            self._changed.notify_all()
-            return True
-
-    def delete_schedule(self, name: str) -> bool:
-        with shielded(), self._lock:
-            return self._schedules.pop(name, None) is not None
-
     # -- life
 
     def sweep(self, *, now: int) -> int:
@@ -324,9 +180,6 @@ class MemoryStore(Store):
         self.wake()
 
     # -- the steps of the verbs, all under the lock
-
-    def _sleep(self, timeout: float) -> None:
-        self._changed.wait(min(timeout / 1000, threading.TIMEOUT_MAX))
 
     def _add(self, records: Iterable[Record], now: int) -> None:
         for given in records:
@@ -443,12 +296,6 @@ class MemoryStore(Store):
             self._count(count, now)
         self._put_events(outcome.events, now)
 
-    def _put_events(self, events: Iterable[Event], now: int) -> None:
-        for event in events:
-            self._last_event += 1
-            self._events.keep(self._last_event, replace(event), now + event.ttl)
-            self._happened.notify_all()
-
     def _conclude(self, record: Record, outcome: Outcome, now: int) -> None:
         if outcome.kind == DONE:
             self._remove(record)
@@ -467,16 +314,6 @@ class MemoryStore(Store):
     def _has_found_its_actor(self, outcome: Outcome) -> bool:
         unknown = outcome.kind == DEAD and (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
         return unknown and any(outcome.record.actor in worker.actors for worker in self._workers.values())
-
-    def _count(self, count: Count, now: int) -> None:
-        expires_at, value = self._counters.get(count.key, now) or (now + count.ttl, 0)
-        value += count.amount
-        if value == count.target:
-            count.reached = True
-            self._counters.drop(count.key)
-            self._add(count.puts, now)
-        else:
-            self._counters.keep(count.key, value, expires_at)
 
     def _move(self, records: Sequence[Record], state: str, now: int) -> None:
         revived = {record.message_id for record in records if record.state in (DEAD, CANCELLED)}
@@ -519,21 +356,6 @@ class MemoryStore(Store):
             return sorted(number for each in ids for number in self._by_id.get(each, ()))
         return self._messages
 
-    def _keep(self, values: Iterable[Value], now: int) -> None:
-        for value in values:
-            self._values.keep(value.key, replace(value), now + value.ttl)
-
-    def _counter(self, key: str, now: int) -> int:
-        kept = self._counters.get(key, now)
-        return kept[1] if kept else 0
-
-    def _events_after(self, after: int, topics: Collection[str]) -> Iterator[tuple[int, Event]]:
-        oldest = next(iter(self._events), 0)
-        for number in range(max(after + 1, oldest), self._last_event + 1):
-            kept = self._events.get(number)
-            if kept and (not topics or kept[1].topic in topics):
-                yield number, replace(kept[1])
-
     def _sweep_dead_letters(self, now: int) -> int:
         swept = 0
         for state in (DEAD, CANCELLED):
@@ -548,10 +370,6 @@ class MemoryStore(Store):
                 del shelves[actor]
             if not shelves:
                 del self._shelves[queue]
-
-
-def _milliseconds() -> float:
-    return time.monotonic() * 1000
 
 
 def _copy_of(worker: WorkerRecord, **changes: Any) -> WorkerRecord:
