@@ -4,6 +4,8 @@ The worker holds the operating system's lock on it from before its first claim
 to its death; that lock, and nothing else, says whether it lives. Inside, one
 cell a thread tells which message it runs, since when, and until when it may.
 The supervisor, who alone learns how a process ended, writes that here too.
+Who wants a message to be ended for good writes into its cell when that is due
+(`doom`), and the supervisor kills the process then, whatever it is doing.
 Whoever gives the dead worker's messages back reads who was running them.
 """
 
@@ -20,21 +22,32 @@ from .locks import try_lock
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
 _SUPERVISOR, _SUPERVISOR_BORN, _END, _STATUS, _THREADS = 1, 2, 3, 4, 5
-CELL = 4  # words: sequence, claim, since, until
+CELL = 7  # words: sequence, claim, since, until, and of what is doomed: sequence, claim, due
+_DOOM = 4  # where the last three begin
 WORD = 8
 
-UNKNOWN, CRASHED, ORDERED = 0, 1, 2
-"""How a process ended: nobody saw it, by itself, or because its supervisor ended it."""
+UNKNOWN, CRASHED, ORDERED, DOOMED = 0, 1, 2, 3
+"""How a process ended: nobody saw it, by itself, because its supervisor ended it, or because it did so
+for a message that was doomed."""
 
 
 @dataclass(slots=True, frozen=True)
 class Running:
-    """One message that a thread runs: `since` and `until` in monotonic milliseconds."""
+    """One message that a thread runs, and the one that is doomed in this cell: `since`, `until` and
+    `due` in monotonic milliseconds."""
 
     sequence: int
     claim: int
     since: int
     until: int
+    doomed_sequence: int
+    doomed_claim: int
+    due: int
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether it is this very message that is to be ended."""
+        return self.due > 0 and (self.doomed_sequence, self.doomed_claim) == (self.sequence, self.claim)
 
 
 @dataclass(slots=True, frozen=True)
@@ -126,6 +139,32 @@ def read_running(path: str) -> list[Running]:
 def _running(words: memoryview) -> list[Running]:
     starts = range(HEADER, len(words) - CELL + 1, CELL)
     return [Running(*words[at : at + CELL]) for at in starts if words[at]]
+
+
+def doom(path: str, sequence: int, claim: int, due: int) -> bool:
+    """Have the supervisor kill that worker's process if it still runs the message at `due` (monotonic
+    milliseconds); False if it does not run it now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        words = memoryview(bytearray(os.read(descriptor, os.fstat(descriptor).st_size))).cast("q")
+        for at in range(HEADER, len(words) - CELL + 1, CELL):
+            if (words[at], words[at + 1]) == (sequence, claim):
+                order = b"".join(word.to_bytes(WORD, "little") for word in (sequence, claim, due))
+                os.lseek(descriptor, (at + _DOOM) * WORD, os.SEEK_SET)
+                os.write(descriptor, order)
+                return True
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def is_overdue(path: str) -> bool:
+    """Whether that worker runs a message that is doomed, and whose time has come."""
+    now = time.monotonic_ns() // 1_000_000
+    return any(running.is_doomed and running.due <= now for running in read_running(path))
 
 
 def has_run(path: str) -> bool:

@@ -34,6 +34,7 @@ from .threading import Abort, Interruptible
 VERDICTS: dict[str, type[BaseException]] = {
     "WorkerCrashed": WorkerCrashed,
     "TimeLimitExceeded": TimeLimitExceeded,
+    "Abort": Abort,
 }
 """The exceptions that a verdict on a message stands for: ``WorkerCrashed: its process was ...``."""
 

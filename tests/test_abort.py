@@ -504,11 +504,10 @@ def test_arguments_that_mean_nothing_are_refused(broker: Broker, arguments: Any)
         abort("some message", **arguments)
 
 
-def test_killing_is_refused_and_not_pretended(broker: Broker) -> None:
+def test_to_kill_a_message_that_waits_is_to_cancel_it(broker: Broker) -> None:
     message = localq.actor(lambda: None, actor_name="nothing").send()
-    with pytest.raises(NotImplementedError, match=r"use AbortMode\.ABORT"):
-        abort(message.message_id, mode=AbortMode.KILL)
-    assert state(broker, message) == WAITING
+    abort(message.message_id, mode=AbortMode.KILL)
+    assert state(broker, message) == CANCELLED
 
 
 def test_another_middleware_than_the_global_one_can_be_named(

@@ -27,7 +27,9 @@ from localq.cells import (
     Death,
     Running,
     born,
+    doom,
     is_alive,
+    is_overdue,
     read_death,
     read_running,
     write_end,
@@ -135,6 +137,41 @@ def test_a_name_is_never_used_twice(cells: Cells) -> None:
         Cells(cells.path, 1)
     assert len(read_running(cells.path)) == 1
     assert read_death(cells.path) is None
+
+
+# -- what is to be ended
+
+
+def test_a_message_that_runs_can_be_doomed_and_is_overdue_when_its_time_has_come(cells: Cells) -> None:
+    now = time.monotonic_ns() // 1_000_000
+    cells.enter(0, 1, 1)
+    cells.enter(2, 2, 5)
+    assert doom(cells.path, 2, 5, now + 60_000)
+    assert [running.is_doomed for running in read_running(cells.path)] == [False, True]
+    assert not is_overdue(cells.path)
+    assert doom(cells.path, 2, 5, now)
+    assert is_overdue(cells.path)
+
+
+def test_what_does_not_run_is_not_doomed(cells: Cells) -> None:
+    cells.enter(0, 1, 1)
+    assert not doom(cells.path, 2, 1, 1)
+    assert not doom(cells.path, 1, 2, 1), "another claim of it"
+    cells.leave(0)
+    assert not doom(cells.path, 1, 1, 1)
+    assert not doom(cells.path + ".gone", 1, 1, 1)
+    assert not is_overdue(cells.path)
+    assert not is_overdue(cells.path + ".gone")
+
+
+@pytest.mark.parametrize("following", [(2, 2), (2, 1), (1, 2)], ids=["another", "of the same claim", "a new claim"])
+def test_the_message_that_runs_after_a_doomed_one_is_not_meant(cells: Cells, following: tuple[int, int]) -> None:
+    cells.enter(0, 1, 1)
+    assert doom(cells.path, 1, 1, 1)
+    cells.leave(0)
+    cells.enter(0, *following)
+    assert not is_overdue(cells.path)
+    assert not any(running.is_doomed for running in read_running(cells.path))
 
 
 # -- alive or dead

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import current
 from ..broker import Broker, MessageProxy
+from ..cells import doom
 from ..clock import clock
 from ..errors import DecodeError, SkipMessage
 from ..logging import get_logger
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Abort", "AbortMode", "Abortable", "abort", "abort_requested"]
 
 DEFAULT_ABORT_TTL = 90_000
+HEEDING = 1_000
+"""Milliseconds that a task has to heed `Abort`, before its process is killed."""
 PENDING = (WAITING, DELAYED, HELD)
 BEFORE_IT_RAN = "the message was aborted before it ran"
 
@@ -87,13 +90,12 @@ class Abortable(Middleware):
         Parameters:
           message_id: that of the message, as it was sent.
           abort_ttl: milliseconds that the abort is remembered; by default those of the middleware.
-          mode: `AbortMode.CANCEL` leaves alone what runs.
+          mode: `AbortMode.CANCEL` leaves alone what runs; `AbortMode.KILL` kills its process, if it
+            belongs to a pool, where `Abort` does not end it.
           abort_timeout: milliseconds that one which runs gets to end by itself, see `abort_requested`.
-
-        Raises:
-          NotImplementedError: `mode` is `AbortMode.KILL`.
         """
-        mode, message_id = _possible(mode), str(message_id)
+        kill, message_id = AbortMode(mode) is AbortMode.KILL, str(message_id)
+        mode = AbortMode.ABORT if kill else AbortMode(mode)
         ttl = _millis("abort_ttl", self.abort_ttl if abort_ttl is None else abort_ttl)
         timeout = _millis("abort_timeout", abort_timeout)
         broker = self._broker or current.get_broker()
@@ -103,6 +105,19 @@ class Abortable(Middleware):
             if self.backend is None:
                 self._tell_workers(broker, message_id, mode, timeout, max(ttl, timeout))
             self._cancel_pending(broker, message_id)
+            if kill:
+                self._doom(broker, message_id, timeout + HEEDING)
+
+    def _doom(self, broker: Broker, message_id: str, millis: int) -> None:
+        """Have the supervisor of whoever runs the message kill that process in so many milliseconds."""
+        store, due = broker.store, int(clock.monotonic()) + millis
+        running = store.browse(Selection(states=[RUNNING], message_ids=[message_id]))
+        names = {worker.id: worker.name for worker in store.workers()} if running else {}
+        for record in running:
+            name = names.get(record.owner or 0)
+            path = store.worker_path(name) if name is not None else None
+            if path is not None and self._may_cancel(broker, record):
+                doom(path, record.sequence, record.claim, due)
 
     def _notify(self, backend: EventBackend, message_id: str, mode: AbortMode, timeout: int, ttl: int) -> None:
         events = [Event(key_of(message_id, AbortMode.CANCEL), {})]
@@ -235,16 +250,6 @@ def _millis(name: str, value: int) -> int:
     return int(value)
 
 
-def _possible(mode: AbortMode) -> AbortMode:
-    mode = AbortMode(mode)
-    if mode is AbortMode.KILL:
-        raise NotImplementedError(
-            "AbortMode.KILL is not there yet: nobody could end a process for the sake of one message; use "
-            "AbortMode.ABORT, and kill the worker process yourself if its task does not heed it"
-        )
-    return mode
-
-
 def _abortable() -> Abortable:
     for one in current.get_broker().middleware:
         if isinstance(one, Abortable):
@@ -270,12 +275,12 @@ def abort(
       message_id: that of the message, as it was sent.
       middleware: by default that of the global broker.
       abort_ttl: milliseconds that the abort is remembered; by default those of the middleware.
-      mode: `AbortMode.CANCEL` leaves alone what runs.
+      mode: `AbortMode.CANCEL` leaves alone what runs; `AbortMode.KILL` kills its process, if it belongs
+        to a pool, where `Abort` does not end it.
       abort_timeout: milliseconds that one which runs gets to end by itself, see `abort_requested`.
 
     Raises:
       RuntimeError: the global broker has no `Abortable`.
-      NotImplementedError: `mode` is `AbortMode.KILL`.
     """
     (middleware or _abortable()).abort(message_id, abort_ttl, mode, abort_timeout)
 

@@ -24,7 +24,8 @@ class AbortMode(Enum):
     CANCEL = "cancel"
     """A message that waits never runs; one that runs is left alone."""
     KILL = "kill"
-    """Reserved: as ABORT, but by ending its process if need be. Not there yet."""
+    """As ABORT; and where that does not end it within a second or so, its pool kills the process that runs
+    it. What else that process ran goes back to the queue, uncharged."""
 
 
 @dataclass(slots=True)

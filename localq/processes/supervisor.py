@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..cells import CRASHED, ORDERED, has_run, write_end
+from ..cells import CRASHED, DOOMED, ORDERED, has_run, is_overdue, write_end
 from ..clock import Deadline, clock
 from ..errors import LocalqError
 from ..logging import get_logger
@@ -34,6 +34,8 @@ SHORT_LIFE = 1_000
 PATIENCE = 3
 """How many of such deaths in a row are replaced at once."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 500, 30_000
+LOOK_FOR_DOOMED = 1_500
+"""Milliseconds between two looks for messages that are to be ended by ending their process."""
 GRACE = 3_000
 """Milliseconds that a process gets beyond its own deadline to leave, before it is killed."""
 
@@ -55,6 +57,8 @@ class WorkerProcess:
     """Whether it had run any message, as seen at its end."""
     ordered: bool = False
     """Whether its end is on our order."""
+    doomed: bool = False
+    """Whether it was killed for a message that was to be ended."""
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
     """When it is killed."""
 
@@ -79,6 +83,7 @@ class Supervisor:
         self._stopping = False
         self._deadline = Deadline(None)
         self._watcher: Watcher | None = None
+        self._next_look = Deadline(LOOK_FOR_DOOMED)
         self._forks: list[str] = []
         self._knows_all_forks = self._forks_may_start = False
         self._await_forks()
@@ -99,6 +104,7 @@ class Supervisor:
             self._bury_the_dead()
             self._start_what_is_due()
             self._kill_what_is_late()
+            self._kill_for_the_doomed()
             self._look_at_the_sources()
         self.logger.info("The pool has stopped.")
         return self.status
@@ -129,7 +135,7 @@ class Supervisor:
                 self._selector.register(host, selectors.EVENT_READ, self._host_is_gone)
 
     def _wait_for_news(self) -> None:
-        deadlines = [self._deadline, self._forks_due, *self._due.values()]
+        deadlines = [self._deadline, self._forks_due, self._next_look, *self._due.values()]
         deadlines += [worker.deadline for worker in self._workers.values()]
         if self._watcher is not None:
             deadlines.append(self._watcher.due)
@@ -229,7 +235,7 @@ class Supervisor:
             del self._workers[worker.slot]
             if worker.cells:
                 worker.has_run = has_run(worker.cells)
-                write_end(worker.cells, ORDERED if worker.ordered else CRASHED, code)
+                write_end(worker.cells, _how(worker), code)
             if not worker.fork:
                 for other in self._workers.values():
                     if not other.fork:
@@ -364,6 +370,17 @@ class Supervisor:
             self._forks_may_start = True
             self._start_forks()
 
+    def _kill_for_the_doomed(self) -> None:
+        # A task that is in a call into C, or that catches everything, ends in no other way.
+        if not self._next_look.passed():
+            return
+        self._next_look = Deadline(LOOK_FOR_DOOMED)
+        for worker in self._workers.values():
+            if worker.cells and not worker.doomed and is_overdue(worker.cells):
+                self.logger.warning("Killing worker process %d, to end a message in it.", worker.process.pid)
+                worker.doomed = True
+                worker.process.kill_session()
+
     def _kill(self) -> None:
         self._deadline = Deadline(None)
         for worker in self._workers.values():
@@ -374,6 +391,12 @@ class Supervisor:
 def supervise(pipes: Pipes, config: PoolConfig) -> int:
     """Run a pool for the program at the other end of the pipes; returns the exit status."""
     return Supervisor(config, pipes).run()
+
+
+def _how(worker: WorkerProcess) -> int:
+    if worker.doomed:
+        return DOOMED
+    return ORDERED if worker.ordered else CRASHED
 
 
 def _describe(code: int) -> str:

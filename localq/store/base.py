@@ -306,7 +306,8 @@ class Store(ABC):
 
         A message that was running in a process that crashed is charged with one crash, and at
         `max_crashes` gets a verdict; of several that were running none is charged: they become
-        suspects. A death that nobody saw, or that was ordered, charges nobody.
+        suspects. A death that nobody saw, or that was ordered, charges nobody; one that was ordered
+        to end a message gives that one a verdict.
         """
 
     def worker_path(self, name: str) -> str | None:

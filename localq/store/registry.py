@@ -8,11 +8,14 @@ import signal
 import sqlite3
 from contextlib import suppress
 
-from ..cells import CRASHED, Death, read_death
+from ..cells import CRASHED, DOOMED, Death, read_death
 from . import statements as sql
 from .base import WAITING, Record, WorkerRecord
 from .keyed import KeyedSQLite
 from .rows import record_of
+
+ABORTED = "Abort: its process was killed"
+"""The verdict on a message that was aborted, and had to be ended in that way."""
 
 
 class RegistrySQLite(KeyedSQLite):
@@ -63,7 +66,12 @@ class RegistrySQLite(KeyedSQLite):
         return len(given)
 
     def _charge(self, connection: sqlite3.Connection, worker: int, death: Death, max_crashes: int) -> list[int]:
-        """Charge the sole runner of a crash, or mark the several suspects; say who was charged."""
+        """Charge the sole runner of a crash, or mark the several suspects; or the one for which the
+        process was killed; say who was charged."""
+        if death.end == DOOMED:
+            doomed = [(each.sequence, worker, each.claim) for each in death.running if each.is_doomed]
+            condemned = [connection.execute(sql.CONDEMN, (ABORTED, *each)).fetchall() for each in doomed]
+            return [sequence for rows in condemned for (sequence,) in rows]
         runners = [(running.sequence, worker, running.claim) for running in death.running]
         if death.end != CRASHED:
             return []

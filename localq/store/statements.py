@@ -146,6 +146,10 @@ CHARGE = """
 UPDATE message SET crashes = crashes + 1, verdict = CASE WHEN crashes + 1 >= ? THEN ? END
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
 
+CONDEMN = """
+UPDATE message SET verdict = ?
+WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
+
 SUSPECT = """
 UPDATE message SET lane = 'alone'
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""

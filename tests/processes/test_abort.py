@@ -10,7 +10,7 @@ import pytest
 from localq import Abortable, AbortMode
 from localq.store.base import CANCELLED, DEAD, RUNNING
 
-from .support import Lab, both_start_methods
+from .support import Lab, both_start_methods, wait_until
 
 pytestmark = both_start_methods
 
@@ -39,6 +39,56 @@ def test_an_abort_ends_a_blocking_call_of_the_only_thread(lab: Lab, abortable: A
     assert lab.notes("aborted") == [f"aborted {how}"]
     assert lab.wait_until_dead(message).reason == "Abort: the message was aborted"
     assert len(lab.workers()) == 2, "no process was harmed"
+    pool.stop()
+
+
+@pytest.mark.parametrize("how", ["a call into C", "a handler"])
+def test_a_task_that_heeds_nothing_ends_with_its_process(lab: Lab, abortable: Abortable, how: str) -> None:
+    pool = lab.start_pool("aborted", "-p", "1")
+    message = lab.send("heed_nothing", how)
+    lab.wait_for_notes("begun")
+
+    abortable.abort(message.message_id, mode=AbortMode.KILL)
+
+    failure = lab.failure(message)
+    assert (failure.orig_exc_type, failure.orig_exc_msg) == ("Abort", "its process was killed")
+    assert lab.wait_until_dead(message).reason == "Abort: its process was killed"
+    pool.wait_for_log("to end a message in it")
+    assert lab.result(lab.send("echo", "the next one")) == "the next one"
+    assert lab.notes("begun") == [f"begun {how}"], "it is not run again"
+    pool.stop()
+
+
+def test_the_others_of_a_process_that_is_killed_for_one_run_again_uncharged(lab: Lab, abortable: Abortable) -> None:
+    pool = lab.start_pool("aborted", "-p", "1", "-t", "2")
+    doomed, other = lab.send("heed_nothing", "a handler"), lab.send("hold", "other")
+    lab.wait_for_notes("begun")
+    lab.held("other")
+
+    abortable.abort(doomed.message_id, mode=AbortMode.KILL)
+
+    assert lab.failure(doomed).orig_exc_type == "Abort"
+    record = lab.record(other)
+    assert (record.crashes, record.lane) == (0, "thread")
+    lab.release("other")
+    assert lab.result(other) == "other"
+    pool.stop()
+
+
+def test_the_next_message_is_not_killed_for_one_that_heeded_its_abort(lab: Lab, abortable: Abortable) -> None:
+    pool = lab.start_pool("aborted", "-p", "1")
+    message, bystander = lab.send("block_for_ever", "sleep"), lab.send("hold", "bystander")
+    lab.wait_for_notes("begun")
+    before, asked = lab.workers(), time.monotonic()
+
+    abortable.abort(message.message_id, mode=AbortMode.KILL)
+
+    assert lab.failure(message).orig_exc_msg == "the message was aborted"
+    lab.held("bystander")
+    wait_until(lambda: time.monotonic() > asked + 3, why="the time to kill has passed")
+    assert lab.workers() == before
+    lab.release("bystander")
+    assert lab.result(bystander) == "bystander"
     pool.stop()
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import pytest
 
-from localq.cells import CRASHED, ORDERED, Cells, write_end
+from localq.cells import CRASHED, DOOMED, ORDERED, Cells, doom, write_end
 from localq.store import Outcome, Record, Selection, Store, Value, WorkerRecord, open_store, sqlite_url
 from localq.store.base import ALONE, DEAD_LETTER_TTL, RUNNING, THREAD, WAITING
 from localq.store.sqlite import SQLiteStore
@@ -246,6 +246,22 @@ def test_of_a_crashed_worker_only_the_message_that_ran_is_charged(
     assert [given[name].lane for name in "abc"] == [THREAD] * 3
     assert store.workers() == []
     assert ids(take(store, 99, NOW, limit=9)) == ["a", "b", "c"]
+
+
+def test_of_a_worker_that_was_killed_for_one_message_only_that_one_has_a_verdict(
+    store: SQLiteStore, doomed_worker: Doom
+) -> None:
+    store.put([message(name) for name in "abc"], now=NOW)
+    worker = doomed_worker(claims=3, runs=2)
+    target = records(store)["b"]
+    assert doom(worker.cells, target.sequence, target.claim, 1)
+    worker.die(DOOMED)
+    assert store.reap(now=NOW) == 3
+    given = records(store)
+    assert [given[name].verdict for name in "abc"] == [None, "Abort: its process was killed", None]
+    assert [given[name].crashes for name in "abc"] == [0, 0, 0]
+    assert [given[name].attempts for name in "abc"] == [0, 1, 0]
+    assert [given[name].lane for name in "abc"] == [THREAD] * 3
 
 
 def test_the_last_crash_allowed_leaves_a_verdict_that_names_the_signal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 
 import notes
@@ -20,6 +21,18 @@ def block_for_ever(how):
     except localq.Abort:
         notes.note("aborted", how)
         raise
+
+
+@localq.actor
+def heed_nothing(how):
+    notes.note("begun", how)
+    if how == "a call into C":
+        re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock for years
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            notes.note("caught", how)
 
 
 @localq.actor
