@@ -97,9 +97,12 @@ class Timekeeper(threading.Thread):
                 self._next_sweep = clock.monotonic() + SWEEP_INTERVAL
                 while store.sweep(now=now):
                     pass
-            # A bell is never the only hope: look whether somebody sleeps beside waiting messages.
-            idle = any(thread.idle for thread in self._threads())
-            if idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_to_others()):
+            # A bell is never the only hope: look whether somebody sleeps beside waiting messages, or
+            # was about to lie down when it was paused.
+            idle = [thread for thread in self._threads() if thread.idle]
+            if any(thread.paused for thread in idle) or (
+                idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_to_others())
+            ):
                 store.wake()
             self._troubled = False
         except StoreError as error:

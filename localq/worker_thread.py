@@ -86,6 +86,8 @@ class WorkerThread(threading.Thread):
         """Start no further message until `resume`; `paused_event` tells when none runs."""
         self._resumed.clear()
         self.paused = True
+        if self.idle:
+            self.broker.store.wake()
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -154,7 +156,8 @@ class WorkerThread(threading.Thread):
         skip = worker.left_to_others()
         self.idle = True
         try:
-            self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=skip)
+            if not self.paused:  # from here on who pauses it sees that it is idle, and wakes it
+                self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=skip)
         finally:
             self.idle = False
 

@@ -581,6 +581,26 @@ def test_pause_returns_soon_however_its_threads_fall_asleep(
     assert len(ran) == 200
 
 
+def test_a_thread_that_is_paused_by_itself_rests_soon(
+    broker: Broker, start_worker: Callable[..., Worker], until: Callable[..., Any]
+) -> None:
+    ran = []
+    work = localq.actor(lambda: ran.append(1), actor_name="work")
+    worker = start_worker(broker, worker_threads=4)
+
+    for _ in range(20):
+        until(lambda: all(thread.idle for thread in worker.workers))
+        for thread in worker.workers:
+            thread.pause()
+        assert all(thread.paused_event.wait(10) for thread in worker.workers)
+        work.send()
+        for thread in worker.workers:
+            thread.resume()
+    broker.join("default", timeout=20_000)
+
+    assert len(ran) == 20
+
+
 def test_a_paused_worker_can_be_stopped(broker: Broker, start_worker: Callable[..., Worker]) -> None:
     ran = []
     work = localq.actor(lambda: ran.append(1), actor_name="work")
