@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..message import Message
-from .middleware import Middleware, option
+from .middleware import Middleware
 
 if TYPE_CHECKING:
     from ..broker import Broker, MessageProxy
@@ -34,6 +34,7 @@ class Pipelines(Middleware):
             return
         following: Message[Any] = Message(**target)
         actor = broker.actors.get(message.actor_name)
-        if not option("pipe_ignore", following, actor, False):
+        ignores = actor is not None and actor.options.get("pipe_ignore")
+        if not (ignores or following.options.get("pipe_ignore")):
             following = following.copy(args=(*following.args, result))
         broker.enqueue(following, delay=following.options.get("delay"))
