@@ -142,6 +142,22 @@ def test_the_limit_of_the_middleware_is_for_all_and_that_of_an_actor_wins(
     assert dead.actor == "hasty"
 
 
+def test_a_limit_may_be_infinite_and_others_are_kept_all_the_same(
+    broker: Broker, drain: Callable[..., None]
+) -> None:
+    @localq.actor(max_retries=0)
+    def work(seconds: float) -> None:
+        spin(seconds)
+
+    work.send_with_options(args=(0.2,), time_limit=float("inf"))
+    drain(broker, worker_threads=1)
+    work.send_with_options(args=(0.3,), time_limit=float("inf"))
+    work.send_with_options(args=(FOREVER,), time_limit=50)
+    drain(broker)
+
+    assert broker.get_queue_message_counts("default") == (0, 0, 1)
+
+
 def test_ten_minutes_is_the_default() -> None:
     assert TimeLimit().time_limit == 600_000
 

@@ -34,7 +34,7 @@ class TimeLimit(Middleware):
 
     Parameters:
       time_limit: milliseconds on the monotonic clock. Actors and messages may have another, as
-        option ``time_limit``.
+        option ``time_limit``; ``float("inf")`` for none.
       interval: accepted for dramatiq's sake: the watcher sleeps until the next limit.
     """
 
@@ -115,6 +115,8 @@ class TimeLimit(Middleware):
                         self._interrupt(thread)
                 self._wakes_at = min(self._deadlines.values(), default=None)
                 left = None if self._wakes_at is None else max(0, self._wakes_at - now) / 1000
+                if left is not None:
+                    left = min(left, threading.TIMEOUT_MAX)  # a limit may be infinite, a wait not
                 self._condition.wait(left)
             self._watcher = None
 
