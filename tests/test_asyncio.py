@@ -305,6 +305,7 @@ def test_the_middleware_starts_a_loop_at_boot_and_stops_it_at_shutdown(monkeypat
     middleware.after_worker_shutdown(Mock(), Mock())
 
     made.return_value.stop.assert_called_once_with()
+    made.return_value.join.assert_called_once_with()
     assert get_event_loop_thread() is None
 
 

@@ -38,4 +38,5 @@ class AsyncIO(Middleware):
         thread = get_event_loop_thread()
         if thread is not None:
             thread.stop()
+            thread.join()
             set_event_loop_thread(None)
