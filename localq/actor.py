@@ -54,6 +54,8 @@ class Actor(Generic[P, R]):
         priority: int,
         options: dict[str, Any],
     ) -> None:
+        if actor_name in broker.actors:
+            raise ValueError(f"An actor named {actor_name!r} is already registered.")
         module = fn.__module__ if getattr(fn, "__module__", None) else "_"
         self.logger = get_logger(module, actor_name)
         self.fn = async_to_sync(fn) if is_async(fn) else fn
@@ -121,7 +123,7 @@ class Actor(Generic[P, R]):
           EncodeError: an argument cannot be encoded; the text says where it stands.
           StoreError: the message could not be stored.
         """
-        return self.broker.enqueue(self.message_with_options(args=args, kwargs=kwargs))
+        return self.send_with_options(args=args, kwargs=kwargs)
 
     def send_with_options(
         self,
@@ -228,8 +230,6 @@ def actor(
             raise TypeError(f"the name of an actor is a string, not {name!r}")
         _option_value("priority", priority)
         chosen = broker or get_broker()
-        if name in chosen.actors:
-            raise ValueError(f"An actor named {name!r} is already registered.")
         check_queue_name(queue_name)
         own = {option: _option_value(option, value) for option, value in options.items()}
         check_options(chosen, name, own)

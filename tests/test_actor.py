@@ -213,6 +213,18 @@ def test_a_second_actor_of_one_name_is_refused(broker: Broker) -> None:
     assert broker.get_actor("foo") is foo
 
 
+def test_so_is_one_that_is_made_without_the_decorator(broker: Broker) -> None:
+    def make() -> localq.Actor[[], int]:
+        return localq.Actor(
+            lambda: 1, broker=broker, actor_name="foo", queue_name="default", priority=0, options={}
+        )
+
+    first = make()
+    with pytest.raises(ValueError, match="'foo' is already registered"):
+        make()
+    assert broker.get_actor("foo") is first
+
+
 def test_the_actor_class_is_called_with_the_function_and_keywords(broker: Broker) -> None:
     calls = []
 
@@ -602,3 +614,14 @@ def test_an_actor_that_cannot_be_imported_can_be_copied(broker: Broker) -> None:
 
     assert copy.copy(work) is not work
     assert copy.copy(work)() == 42
+
+
+def test_what_a_subclass_adds_to_sending_with_options_is_added_to_every_send(broker: Broker) -> None:
+    class Urgent(localq.Actor[Any, Any]):
+        def send_with_options(self, **options: Any) -> Message[Any]:
+            return super().send_with_options(**{"priority": -1, **options})
+
+    @localq.actor(actor_class=Urgent)
+    def work(x: int) -> None: ...
+
+    assert work.send(1).options == {"priority": -1}
