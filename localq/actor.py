@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .asyncio import async_to_sync, is_async
 from .broker import Broker, get_broker
@@ -58,7 +58,7 @@ class Actor(Generic[P, R]):
             raise ValueError(f"An actor named {actor_name!r} is already registered.")
         module = fn.__module__ if getattr(fn, "__module__", None) else "_"
         self.logger = get_logger(module, actor_name)
-        self.fn = async_to_sync(fn) if is_async(fn) else fn
+        self.fn: Callable[P, R] = async_to_sync(fn) if is_async(fn) else fn
         self.broker = broker
         self.actor_name = actor_name
         self.queue_name = queue_name
@@ -150,7 +150,7 @@ class Actor(Generic[P, R]):
         self.logger.debug("Received args=%r kwargs=%r.", args, kwargs)
         started = time.perf_counter()
         try:
-            return cast("R", self.fn(*args, **kwargs))
+            return self.fn(*args, **kwargs)
         finally:
             self.logger.debug("Completed after %.02fms.", (time.perf_counter() - started) * 1000)
 

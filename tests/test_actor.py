@@ -556,6 +556,7 @@ assert_type(called_async(1), str)
 assert_type(classed_async(1), str)
 assert_type(bare.send(1), localq.Message[str])
 assert_type(bare.message(x=1).get_result(), str)
+assert_type(bare.fn(1), str)
 bare("one")  # error: arg-type
 bare.send(1, 2)  # error: call-arg
 """
