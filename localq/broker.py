@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from . import current
 from .clock import Deadline, clock
 from .consumer import Consumer, MessageProxy
-from .errors import ActorNotFound, BrokerError, MiddlewareError, QueueJoinTimeout
+from .errors import ActorNotFound, BrokerError, QueueJoinTimeout
+from .hooks import Hooks
 from .location import Location, default_location
 from .logging import get_logger
 from .message import WIRE_VERSION, Message, get_encoder
@@ -71,7 +72,7 @@ all_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
 """Every broker of this process, for a pool that looks for its own."""
 
 
-class Broker:
+class Broker(Hooks):
     """Sends messages to a store, and holds the actors and the middleware that belong to them.
 
     Parameters:
@@ -84,6 +85,7 @@ class Broker:
     runs workers that see what they send themselves, instead of refusing to."""
 
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:
+        super().__init__()
         self.logger = get_logger(__name__, type(self))
         self.actors: dict[str, Actor[Any, Any]] = {}
         self.queues: dict[str, Any] = {}
@@ -91,15 +93,11 @@ class Broker:
         self.on_declare: list[Callable[[], None]] = []
         """Called when another actor is declared: by workers, which then serve it too."""
         self.actor_options: set[str] = set()
-        self.middleware: list[Middleware] = []
         all_brokers.add(self)
         self.is_default = False
         """Whether `get_broker` made it, since nobody set one."""
         self.url = url
         self._store: Store | None = None
-        self._hooks: dict[str, list[Callable[..., Any]]] = {}
-        self._hooks_of: list[Middleware] = []
-        self._kinds: set[str] = set()
         if middleware is None:
             middleware = [make() for make in default_middleware]
         for one in middleware:
@@ -132,47 +130,6 @@ class Broker:
         return self._store
 
     # -- middleware
-
-    def hooks(self, name: str) -> list[Callable[..., Any]]:
-        """The hooks of that name that some middleware really has, in the order of the middleware."""
-        if self._hooks_of != self.middleware:
-            self._hooks_of = list(self.middleware)
-            self._hooks = {}
-            self._kinds = {cls.__name__ for one in self.middleware for cls in type(one).__mro__}
-        hooks = self._hooks.get(name)
-        if hooks is None:
-            hooks = [getattr(one, name) for one in self.middleware if _overrides(one, name)]
-            self._hooks[name] = hooks
-        return hooks
-
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """Run all ``before_SIGNAL`` hooks in order.
-
-        Raises:
-          MiddlewareError: a hook raised it. Whatever else a hook raises is logged as critical.
-        """
-        for hook in self.hooks(f"before_{signal}"):
-            try:
-                hook(self, *args, **kwargs)
-            except MiddlewareError:
-                raise
-            except BaseException:  # SystemExit too: it would end a thread without a word
-                self.logger.critical("Unexpected failure in before_%s of %r.", signal, hook, exc_info=True)
-
-    def announce(self, signal: str, *args: Any) -> None:
-        """As `emit_before`, where nothing can be refused any more: a `MiddlewareError` is logged, too."""
-        try:
-            self.emit_before(signal, *args)
-        except MiddlewareError:
-            self.logger.critical("Unexpected failure in before_%s.", signal, exc_info=True)
-
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        """Run all ``after_SIGNAL`` hooks in reverse order; what they raise is logged as critical."""
-        for hook in reversed(self.hooks(f"after_{signal}")):
-            try:
-                hook(self, *args, **kwargs)
-            except BaseException:  # SystemExit too: it would end a thread without a word
-                self.logger.critical("Unexpected failure in after_%s of %r.", signal, hook, exc_info=True)
 
     def add_middleware(
         self,
@@ -210,11 +167,6 @@ class Broker:
             if isinstance(one, wanted):
                 return place if before else place + 1
         raise ValueError(f"there is no {wanted.__name__} among the middleware of this broker")
-
-    def has_middleware(self, name: str) -> bool:
-        """Whether there is middleware of the class of that name, or of a subclass."""
-        self.hooks("enqueue")  # brings the table up to date
-        return name in self._kinds
 
     def get_results_backend(self) -> ResultBackend:
         """Where results are kept.
@@ -422,13 +374,6 @@ class Broker:
         store, self._store = self._store, None
         if store is not None:
             store.close()
-
-
-def _overrides(middleware: Middleware, name: str) -> bool:
-    """Whether the middleware has a hook of that name, other than the one that does nothing."""
-    hook = getattr(middleware, name, None)
-    base = getattr(Middleware, name, None)
-    return hook is not None and getattr(hook, "__func__", hook) is not base
 
 
 def _make_folder(folder: str) -> None:

@@ -32,7 +32,7 @@ FLOORS = (
     "rate_limits",
     "middleware",
     "results",
-    "consumer broker brokers actor generic aborting",
+    "hooks consumer broker brokers actor generic aborting",
     "execution worker worker_thread timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",
