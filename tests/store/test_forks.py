@@ -102,18 +102,23 @@ def run() -> Iterator[Callable[..., Program]]:
 
 
 class Acknowledged:
-    """What was stored for certain: a file to which all processes append."""
+    """What was stored for certain: a file to which all processes append.
+
+    Who is killed in the middle of a line, where that crosses a page, leaves the beginning of it: a line
+    stands between two of its own breaks, and counts if it has come to its full stop.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path + ".acknowledged"
 
     def add(self, name: str) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(descriptor, name.encode() + b"\n")
+        os.write(descriptor, b"\n" + name.encode() + b".\n")
         os.close(descriptor)
 
     def names(self) -> list[str]:
-        return Path(self._path).read_text().splitlines()
+        lines = Path(self._path).read_text().splitlines()
+        return [line.removesuffix(".") for line in lines if line.endswith(".")]
 
 
 def put(store: SQLiteStore, acknowledged: Acknowledged, name: str) -> None:
