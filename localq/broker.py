@@ -280,10 +280,26 @@ class Broker(Hooks):
 
     def prepared(self, message: Message[Any]) -> Message[Any]:
         """The message as `enqueue` would store it: without an ``eta`` that means nothing."""
-        return _scheduled(message, None, clock.wall())
+        return self._scheduled(message, None, clock.wall())
 
     def _scheduled(self, message: Message[Any], delay: int | None, now: int) -> Message[Any]:
-        return _scheduled(message, delay, now)
+        """The message with its eta among the options, or without one that means nothing."""
+        if isinstance(message, MessageProxy):
+            message = message._message
+        if delay is not None:
+            return message.copy(options={"eta": now + max(0, _whole(delay, "delay"))})
+        if "eta" not in message.options:
+            return message
+        eta = message.options["eta"]
+        if isinstance(eta, (int, float)) and not isinstance(eta, bool) and eta == eta and abs(eta) < 2**53:
+            return message.copy(options={"eta": int(eta)})
+        if eta is not None:
+            get_logger(__name__, Broker).warning(
+                "Invalid eta value for message %r: %r is no number of milliseconds; it runs at once.",
+                message.message_id,
+                eta,
+            )
+        return message._replace(options={name: value for name, value in message.options.items() if name != "eta"})
 
     def _put(self, records: Sequence[Record], now: int) -> None:
         store = self.store
@@ -384,26 +400,6 @@ def _make_folder(folder: str) -> None:
             f"the folder of the default queue, {folder!r}, cannot be made ({error.strerror}); set "
             "LOCALQ_URL, for example to sqlite:///jobs.db, or call localq.connect(...)"
         ) from error
-
-
-def _scheduled(message: Message[Any], delay: int | None, now: int) -> Message[Any]:
-    """The message with its eta among the options, or without one that means nothing."""
-    if isinstance(message, MessageProxy):
-        message = message._message
-    if delay is not None:
-        return message.copy(options={"eta": now + max(0, _whole(delay, "delay"))})
-    if "eta" not in message.options:
-        return message
-    eta = message.options["eta"]
-    if isinstance(eta, (int, float)) and not isinstance(eta, bool) and eta == eta and abs(eta) < 2**53:
-        return message.copy(options={"eta": int(eta)})
-    if eta is not None:
-        get_logger(__name__, Broker).warning(
-            "Invalid eta value for message %r: %r is no number of milliseconds; it runs at once.",
-            message.message_id,
-            eta,
-        )
-    return message._replace(options={name: value for name, value in message.options.items() if name != "eta"})
 
 
 def _whole(value: Any, name: str) -> int:

@@ -120,6 +120,9 @@ class MessageProxy:
     Attributes can be set on it: the same object is given to every hook.
     """
 
+    cancelled = False
+    """Whether nobody wanted it any more before it ran: it is set aside, and no dead letter."""
+
     def __init__(self, message: Message[Any], record: Record | None = None) -> None:
         # A message never changes, so that its fields can stand here too: a hook reads many.
         self.__dict__.update(message.__dict__)
@@ -127,9 +130,6 @@ class MessageProxy:
         self._message = message
         self._record = record
         self._exception: BaseException | None = None
-
-    cancelled = False
-    """Whether nobody wanted it any more before it ran: it is set aside, and no dead letter."""
 
     def cancel(self) -> None:
         """Mark it as failed, and as one that nobody wants any more."""

@@ -271,12 +271,12 @@ class SQLiteStore(RegistrySQLite):
 
     def _next_due(self, queues: Sequence[str], skip: frozenset[str], now: int) -> int | None:
         """Milliseconds until there is something to claim, as far as is known now; None: for ever."""
+        if not queues:
+            return None
         with self.database.read as connection:
             statement = sql.claimable(len(queues), len(skip))
-            if queues and connection.execute(statement, (*queues, *skip)).fetchone()[0]:
+            if connection.execute(statement, (*queues, *skip)).fetchone()[0]:
                 return 0
-            if not queues:
-                return None
             (position,) = connection.execute(sql.next_delayed(len(queues)), tuple(queues)).fetchone()
         return None if position is None else max(0, -(-position // 1000) - now)
 
