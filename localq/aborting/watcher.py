@@ -77,7 +77,8 @@ class StoreWatcher(Watcher):
         for number, event in events:
             self._heard = number
             request = json.loads(event.data)
-            since = clock.wall() - request["at"]
+            # The millisecond in which it was asked for does not count: nothing is interrupted early.
+            since = max(0, clock.wall() - request["at"] - 1)
             if since < request["ttl"]:
                 mode, timeout = AbortMode(request["mode"]), max(0, request["timeout"] - since)
                 self._running.request(request["id"], mode, timeout=timeout, ttl=request["ttl"] - since)
