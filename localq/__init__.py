@@ -26,6 +26,7 @@ from .actor import Actor, actor
 from .broker import Broker, Consumer, MessageProxy, get_broker, set_broker
 from .brokers import connect
 from .composition import group, pipeline
+from .dramatiq_alias import install_as_dramatiq
 from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder
 from .errors import (
     ActorNotFound,
@@ -102,6 +103,7 @@ __all__ = [
     "get_encoder",
     "get_logger",
     "group",
+    "install_as_dramatiq",
     "message",
     "middleware",
     "pipeline",

@@ -15,6 +15,7 @@ from .broker import Broker, get_broker
 from .logging import get_logger
 from .message import Message
 from .names import check_queue_name
+from .names import queue_name_re as _queue_name_re  # noqa: F401  # packages take it from here, by dramatiq's name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

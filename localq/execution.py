@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from logging import Logger
 from typing import Any
 
 from . import current
@@ -40,8 +41,6 @@ VERDICTS: dict[str, type[BaseException]] = {
 
 OPTIONS_OF_A_LIFE = ("retries", "traceback", "requeue_timestamp")
 """What was counted before a message died; one that is brought back to life starts anew."""
-
-logger = get_logger("localq.worker", "WorkerThread")
 
 
 class Execution:
@@ -103,7 +102,7 @@ class Execution:
         try:
             message = Message.decode_stored(record.body, record.encoder, record.wire)
         except DecodeError as error:
-            logger.error("Cannot decode the message %s: %s", record.message_id, error)
+            _log().error("Cannot decode the message %s: %s", record.message_id, error)
             # What its sender wrote beside the bytes is enough to tell those who wait for it.
             self.message = MessageProxy(unreadable_message(record))
             self._refuse(error)
@@ -121,9 +120,9 @@ class Execution:
         if self._record.verdict is not None:
             kind, _, text = self._record.verdict.partition(": ")
             self._fail_with(VERDICTS.get(kind, WorkerCrashed)(text))
-            logger.error("The message %s ended its worker: %s.", self.message, text)
+            _log().error("The message %s ended its worker: %s.", self.message, text)
         elif self.message.actor_name not in self._broker.actors:
-            logger.error("No actor named %r is declared here.", self.message.actor_name)
+            _log().error("No actor named %r is declared here.", self.message.actor_name)
             self._refuse(ActorNotFound(self.message.actor_name))
 
     def _run_hooks_before(self) -> None:
@@ -134,11 +133,11 @@ class Execution:
         except SkipMessage as error:
             self._skipped = True
             if isinstance(error.__cause__, Abort):
-                logger.info("Message %s does not run: %s.", self.message, error)
+                _log().info("Message %s does not run: %s.", self.message, error)
                 self._fail_with(error.__cause__)
                 self.message.cancel()
                 return
-            logger.warning("Message %s was skipped: %s", self.message, error)
+            _log().warning("Message %s was skipped: %s", self.message, error)
             self._fail_with(error)
         except BaseException as error:
             self._fail_with(error)
@@ -177,15 +176,15 @@ class Execution:
         actor = self._broker.actors.get(message.actor_name)
         throws = (actor.options.get("throws") if actor is not None else None) or ()
         if isinstance(error, RateLimitExceeded):
-            logger.debug("Rate limit exceeded in message %s: %s.", message, error)
+            _log().debug("Rate limit exceeded in message %s: %s.", message, error)
         elif isinstance(error, throws):
-            logger.info("Failed to process message %s with expected exception %s.", message, type(error).__name__)
+            _log().info("Failed to process message %s with expected exception %s.", message, type(error).__name__)
         elif isinstance(error, Retry):
-            logger.info("Message %s asks to be run again: %s.", message, error)
+            _log().info("Message %s asks to be run again: %s.", message, error)
         elif isinstance(error, Abort):
-            logger.info("Message %s was aborted.", message)
+            _log().info("Message %s was aborted.", message)
         else:
-            logger.error("Failed to process message %s with unhandled exception.", message, exc_info=error)
+            _log().error("Failed to process message %s with unhandled exception.", message, exc_info=error)
 
     def _collect(self) -> None:
         """From here on, what this thread sends to this store is part of the outcome."""
@@ -205,7 +204,7 @@ class Execution:
         broker.emit_after("process_message", message, result=self._result, exception=self._exception)
         if self._result is not None and not broker.has_middleware("Results"):
             if message.options.get("pipe_target") is None:
-                logger.warning(
+                _log().warning(
                     "Actor %r returned a value that is not None, and nothing keeps it. "
                     "Consider adding the Results middleware to your broker.",
                     message.actor_name,
@@ -238,6 +237,11 @@ class Execution:
             if record.message_id == self._record.message_id:
                 outcome.kind, outcome.retry = RETRY, outcome.puts.pop(place)
                 return
+
+
+def _log() -> Logger:
+    # Not made when this module is imported: its name depends on what is decided later.
+    return get_logger("localq.worker", "WorkerThread")
 
 
 def _end_if_forked(door: Interruptible, error: BaseException | None) -> None:

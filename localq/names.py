@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-_allowed = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
+queue_name_re = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
 
 
 def check_queue_name(name: str) -> str:
@@ -18,7 +18,7 @@ def check_queue_name(name: str) -> str:
     Raises:
       ValueError: it is not; the text says what is.
     """
-    if not isinstance(name, str) or _allowed.fullmatch(name) is None:
+    if not isinstance(name, str) or queue_name_re.fullmatch(name) is None:
         raise ValueError(
             f"{name!r} is no name for a queue: it must start with a letter or an underscore, and go on with "
             "letters, digits, dots, dashes and underscores"

@@ -25,8 +25,6 @@ from typing import Any
 
 from .logging import get_logger
 
-logger = get_logger(__name__)
-
 current_platform = platform.python_implementation()
 supported_platforms = {"CPython"}
 
@@ -59,7 +57,7 @@ def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrup
     """
     name = exception.__name__ if isinstance(exception, type) else type(exception).__name__
     if current_platform not in supported_platforms:
-        logger.critical(
+        get_logger(__name__).critical(
             "Setting thread exceptions (%s) is not supported for your current platform (%r).",
             name,
             current_platform,
@@ -69,7 +67,7 @@ def raise_thread_exception(thread_id: int, exception: type[Interrupt] | Interrup
     if door is not None:
         return door.interrupt(exception)
     if not _raise_asynchronously(thread_id, exception):
-        logger.critical("Failed to set exception (%s) in thread %d.", name, thread_id)
+        get_logger(__name__).critical("Failed to set exception (%s) in thread %d.", name, thread_id)
         return False
     return True
 

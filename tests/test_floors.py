@@ -264,6 +264,7 @@ def test_actor_is_the_decorator_however_it_was_imported(statement: str) -> None:
     [
         *("broker", "brokers", "worker", "errors", "common", "generic"),
         *("middleware", "results", "rate_limits", "message", "encoder"),
+        *("middleware.threading", "results.backend", "results.errors", "results.result", "threading", "asyncio"),
     ],
 )
 def test_modules_that_users_reach_from_the_root_are_modules(module: str) -> None:
@@ -284,12 +285,13 @@ localq.aborting.backends: SQLiteBackend StoreBackend StubBackend
 localq.aborting.backends.sqlite: SQLiteBackend
 localq.aborting.backends.stub: StubBackend
 localq.aborting.middleware: Abort AbortMode Abortable abort abort_requested
-localq.actor: Actor actor
+localq.actor: Actor actor _queue_name_re
 localq.broker: Broker Consumer MessageProxy get_broker set_broker global_broker
 localq.brokers: SQLiteBroker StubBroker connect
 localq.brokers.sqlite: SQLiteBroker
-localq.brokers.stub: StubBroker
+localq.brokers.stub: StubBroker _StubMessageProxy
 localq.common: compute_backoff current_millis dq_name getenv_int iter_queue join_all join_queue q_name xq_name
+localq.cli: CPUS HAS_WATCHDOG LOGFORMAT VERBOSITY import_broker main make_argument_parser
 localq.composition: group pipeline
 localq.encoder: Encoder JSONEncoder MsgpackEncoder PickleEncoder
 localq.errors: DramatiqError BrokerError DecodeError ActorNotFound QueueNotFound QueueJoinTimeout RateLimitExceeded
@@ -328,6 +330,7 @@ localq.results.backends.sqlite: SQLiteBackend
 localq.results.backends.stub: StubBackend
 localq.results.errors: ResultError ResultFailure ResultMissing ResultTimeout
 localq.results.middleware: Results
+localq.results.result: unwrap_result wrap_exception wrap_result
 localq.store: Store Record open_store
 localq.threading: Interrupt current_platform is_gevent_active raise_thread_exception supported_platforms
 localq.worker: Worker ConsumerThread WorkerThread WORKER_TIMEOUT CONSUMER_RESTART_DELAY CONSUMER_RESTART_DELAY_SECS

@@ -19,6 +19,8 @@ from ..store import Record, Selection
 from ..store.base import DELAYED, RUNNING, WAITING
 from ..store.memory import MemoryStore
 
+_StubMessageProxy = MessageProxy  # dramatiq's name for what its consumer gives, which packages take from here
+
 
 class StubBroker(Broker):
     """Sends messages to a store in memory of its own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..threading import Interrupt, raise_thread_exception
 from .age_limit import AgeLimit
 from .asyncio import AsyncIO
 from .callbacks import Callbacks
@@ -12,6 +11,7 @@ from .middleware import Middleware, MiddlewareError, SkipMessage
 from .pipelines import Pipelines
 from .retries import Retries
 from .shutdown import Shutdown, ShutdownNotifications
+from .threading import Interrupt, raise_thread_exception
 from .time_limit import TimeLimit, TimeLimitExceeded
 
 __all__ = [

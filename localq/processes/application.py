@@ -12,6 +12,7 @@ from typing import Any
 
 from ..actor import Actor
 from ..broker import Broker, all_brokers, get_broker
+from ..dramatiq_alias import install_as_dramatiq
 from ..errors import BrokerConnectionError, LocalqError, PoolError, StoreError
 from ..location import ENVIRONMENT_VARIABLE
 from .config import PoolConfig
@@ -64,6 +65,8 @@ def importing(config: PoolConfig, what: str) -> Iterator[None]:
     Raises:
       ApplicationError: whatever the block raises; the text names `what` it was to import.
     """
+    if config.as_dramatiq:
+        install_as_dramatiq()
     for folder in reversed(config.path):
         if folder not in sys.path:
             sys.path.insert(0, folder)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .. import dramatiq_alias
 from ..errors import PoolError
 from ..names import check_queue_name
 
@@ -47,6 +48,7 @@ class PoolConfig:
       max_crashes: how often a message may end its process before it is a dead letter.
       keeps_house: whether the worker process is the one of its pool that does; see `Worker`.
       log_level, log_file, skip_logging: how the command line logs.
+      as_dramatiq: whether ``import dramatiq`` gives localq; by default as in this process.
     """
 
     processes: int | None = None
@@ -73,6 +75,7 @@ class PoolConfig:
     log_level: int | None = None
     log_file: str = ""
     skip_logging: bool = False
+    as_dramatiq: bool = field(default_factory=dramatiq_alias.is_installed)
 
     def __post_init__(self) -> None:
         if self.processes is None:

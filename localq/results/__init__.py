@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import ResultError, ResultFailure, ResultMissing, ResultTimeout
 from .backend import Missing, ResultBackend
+from .errors import ResultError, ResultFailure, ResultMissing, ResultTimeout
 from .middleware import Results
 
 __all__ = [

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from .. import current
 from ..clock import Deadline, clock, compute_backoff
 from ..encoder import Encoder
-from ..errors import ResultFailure, ResultMissing, ResultTimeout, text_of
+from ..errors import ResultFailure, ResultMissing, ResultTimeout
 from ..message import get_encoder
 from ..names import q_name
 from ..store import Store, Value
+from .result import unwrap_result, wrap_exception, wrap_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -125,12 +126,11 @@ class ResultBackend(ABC):
         Raises:
           EncodeError: it cannot be encoded.
         """
-        self._store(self.build_message_key(message), {"result": result}, ttl)
+        self._store(self.build_message_key(message), wrap_result(result), ttl)
 
     def store_exception(self, message: Message[Any], exception: BaseException, ttl: int) -> None:
         """Keep, for `ttl` milliseconds, that the message failed, and by what."""
-        failure = {"type": type(exception).__name__, "msg": text_of(exception)}
-        self._store(self.build_message_key(message), {"exception": failure}, ttl)
+        self._store(self.build_message_key(message), wrap_exception(exception), ttl)
 
     def unwrap_result(self, res: Any) -> Any:
         """The value in what `_get` returned.
@@ -138,16 +138,7 @@ class ResultBackend(ABC):
         Raises:
           ResultFailure: it tells of a failure.
         """
-        if not isinstance(res, dict):
-            return res
-        failure = res.get("exception")
-        if failure is None:
-            return res["result"] if res.keys() == {"result"} else res
-        raise ResultFailure(
-            f"actor raised {failure['type']}: {failure['msg']}",
-            orig_exc_type=failure["type"],
-            orig_exc_msg=failure["msg"],
-        )
+        return unwrap_result(res)
 
     def build_message_key(self, message: Message[Any]) -> str:
         """The key of a message's result: 32 hexadecimal digits, unless it is to be readable."""

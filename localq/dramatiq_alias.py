@@ -1,0 +1,85 @@
+"""Standing in for dramatiq, for packages that were written for it.
+
+In a process where `install_as_dramatiq` was called, ``import dramatiq`` and every
+module below it give the very modules of this package, not copies of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+
+from . import logging
+
+ALIAS = "dramatiq"
+
+
+def install_as_dramatiq() -> None:
+    """Have ``import dramatiq`` give localq in this process, and in the worker processes of its pools.
+
+    Call it before anything imports dramatiq. The loggers that are made from then on bear dramatiq's
+    names, such as ``dramatiq.worker.WorkerThread``. Calling it twice does no harm.
+
+    Raises:
+      RuntimeError: the real dramatiq was imported already.
+    """
+    if is_installed():
+        return
+    real = sys.modules.get(ALIAS)
+    if real is not None:
+        raise RuntimeError(
+            f"the real dramatiq was imported already, from {getattr(real, '__file__', None)!r}; call "
+            "localq.install_as_dramatiq() before the first import of dramatiq, or leave one of the two out"
+        )
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == __package__:
+            # Those that are there already must not be imported once more: the import system would then put
+            # the module `actor` in the place of the decorator.
+            sys.modules[_renamed(name, ALIAS)] = module
+    sys.meta_path.insert(0, _Finder())
+    logging.family = ALIAS
+
+
+def is_installed() -> bool:
+    """Whether ``import dramatiq`` gives localq in this process."""
+    return sys.modules.get(ALIAS) is sys.modules[__package__]
+
+
+def _renamed(module: str, package: str) -> str:
+    return ".".join((package, *module.split(".")[1:]))
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds modules below ``dramatiq``, and loads them by importing ours of that name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != ALIAS:
+            return None
+        ours = _spec_of_ours(fullname)
+        if ours is None:
+            return None
+        is_package = ours.submodule_search_locations is not None
+        return ModuleSpec(fullname, self, origin=ours.origin, is_package=is_package)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        # What stands in sys.modules after this is what the import gives.
+        sys.modules[module.__name__] = importlib.import_module(_renamed(module.__name__, __package__))
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For ``python -m dramatiq``."""
+        ours = _spec_of_ours(fullname)
+        return ours.loader.get_code(ours.name) if ours is not None else None  # type: ignore[union-attr]
+
+
+def _spec_of_ours(fullname: str) -> ModuleSpec | None:
+    return importlib.util.find_spec(_renamed(fullname, __package__))
