@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from logging import Logger
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .threading import Interrupt
+from .threading import Interrupt, woken_by_interrupts
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,12 +26,13 @@ class EventLoopThread(threading.Thread):
 
     Parameters:
       logger: where its start and its end are told.
-      interrupt_check_ival: seconds between two looks for an interrupt while a thread waits.
+      interrupt_check_ival: seconds between two looks for an interrupt that did not wake its thread while
+        that waits for a coroutine: one that was not raised by `localq.threading`.
     """
 
     loop: asyncio.AbstractEventLoop
 
-    def __init__(self, logger: Logger, interrupt_check_ival: float = 0.1) -> None:
+    def __init__(self, logger: Logger, interrupt_check_ival: float = 1.0) -> None:
         import asyncio
 
         super().__init__(name="localq event loop", daemon=True)
@@ -112,23 +113,30 @@ class _Run:
         self._coro = coro
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[Any] | None = None
-        self._ended = threading.Event()
+        self._has_ended = False
+        self._news = threading.Event()
 
     def start(self) -> None:
         self._task = self._context.run(self._loop.create_task, self._coro)
-        self._task.add_done_callback(lambda _: self._ended.set())
+        self._task.add_done_callback(lambda _: self._end())
+
+    def _end(self) -> None:
+        self._has_ended = True
+        self._news.set()
 
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
         else:
             self._coro.close()
-            self._ended.set()
+            self._end()
 
     def wait(self, interval: float) -> None:
-        # In pieces: an interrupt is raised between two bytecodes, not in a wait.
-        while not self._ended.wait(interval):
-            pass
+        # An interrupt is raised between two bytecodes, not in a wait.
+        with woken_by_interrupts(self._news.set):
+            while not self._has_ended:
+                self._news.wait(interval)
+                self._news.clear()
 
     def forget(self) -> None:
         """Ask for the exception that nobody wants, so that the loop does not report it as lost."""
@@ -183,4 +191,4 @@ def async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
 
 def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, or it was made of such a function by `async_to_sync`."""
-    return inspect.iscoroutinefunction(fn) or getattr(fn, "is_async_actor", False) is True
+    return getattr(fn, "is_async_actor", False) is True or inspect.iscoroutinefunction(fn)

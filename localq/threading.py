@@ -20,6 +20,7 @@ import platform
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -76,7 +77,25 @@ def _raise_asynchronously(thread_id: int, exception: type[Interrupt] | Interrupt
     # CPython takes a class here; an instance is carried by a class that makes it.
     raised = exception if isinstance(exception, type) else _class_that_raises(exception)
     count = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(raised))
+    wake = _wakers.get(thread_id)
+    if wake is not None:
+        wake()  # it runs no bytecode while it waits
     return bool(count == 1)
+
+
+_wakers: dict[int, Callable[[], None]] = {}
+
+
+@contextlib.contextmanager
+def woken_by_interrupts(wake: Callable[[], None]) -> Iterator[None]:
+    """A block in which this thread waits, and in which `wake` ends that wait: it is called, by another
+    thread, when an interrupt was raised in this one."""
+    thread = threading.get_ident()
+    try:
+        _wakers[thread] = wake
+        yield
+    finally:
+        _wakers.pop(thread, None)
 
 
 def _class_that_raises(exception: Interrupt) -> type[Interrupt]:

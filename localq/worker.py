@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from .async_lane import AsyncLane
+from .asyncio import get_event_loop_thread, is_async
 from .cells import Cells
 from .clock import Deadline, clock
 from .common import getenv_int
@@ -35,6 +37,8 @@ CONSUMER_RESTART_DELAY_SECS = CONSUMER_RESTART_DELAY / 1000
 ``dramatiq_restart_delay`` (milliseconds) does not say."""
 QUEUE_PREFETCH = DELAY_QUEUE_PREFETCH = 0
 """Without effect, since nothing is prefetched; for who sets them."""
+ASYNC_CONCURRENCY = 100
+"""How many messages of async actors a process runs at the same time."""
 FORGETTING = 0.9
 """What is left, at each further run, of how long the slowest one took."""
 
@@ -49,6 +53,8 @@ class Worker:
       queues: only these; by default all that the broker knows when the worker starts.
       worker_timeout: milliseconds between two looks for what a bell may have missed.
       worker_threads: how many messages run at the same time.
+      async_concurrency: how many messages of async actors run at the same time, besides; 0 to run them
+        on the same threads.
       supervisor: the process that will see how this one ends, and `pool` what it calls its own.
       max_crashes: how often a message may end its process before it is a dead letter.
       housekeeper: whether it looks, once a `worker_timeout`, for dead workers, for what has expired
@@ -62,6 +68,7 @@ class Worker:
         queues: Iterable[str] | None = None,
         worker_timeout: int | None = None,
         worker_threads: int = 8,
+        async_concurrency: int = ASYNC_CONCURRENCY,
         supervisor: int = 0,
         pool: str = "",
         max_crashes: int = 3,
@@ -75,9 +82,12 @@ class Worker:
         self.queue_prefetch, self.delay_prefetch = QUEUE_PREFETCH, DELAY_QUEUE_PREFETCH
         self._restart_delay = getenv_int("dramatiq_restart_delay")
         self.worker_threads = worker_threads
+        self.async_concurrency = async_concurrency
         self.max_crashes = max_crashes
         self.housekeeper = housekeeper
         self.workers: list[Any] = []
+        self.lane: AsyncLane | None = None
+        """Where async actors run, if this process has an event loop for them."""
         self.skip: frozenset[str] = frozenset()
         """Actors that only other workers declare: their messages are left to those."""
         self.interrupts_by_signal = False
@@ -87,7 +97,7 @@ class Worker:
         self._supervisor = supervisor
         self._pool = pool
         self._slowest: dict[str, float] = {}
-        self._alone = _Turnstile() if worker_threads > 1 else None
+        self._alone: _Turnstile | None = None
         self._running = False
         self._consumers: dict[str, ConsumerThread] = {}
         self.id = 0
@@ -107,11 +117,25 @@ class Worker:
         """All of `start` but the threads: for a process that runs its one thread itself."""
         self.broker.emit_before("worker_boot", self)
         self._running = True
+        if self.async_concurrency and get_event_loop_thread() is not None:
+            self.lane = AsyncLane(self, self.async_concurrency)
+        if self.worker_threads > 1 or self.lane is not None:
+            self._alone = _Turnstile()
         self._join()
         self.broker.on_declare.append(self._serve_more)
         self.workers = [WorkerThread(self, number) for number in range(self.worker_threads)]
         self.timekeeper = Timekeeper(self)
         self.timekeeper.start()
+
+    @property
+    def threads(self) -> list[Any]:
+        """All that run messages."""
+        return [*self.workers, *(self.lane.threads if self.lane is not None else ())]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether none of its threads runs any more."""
+        return all(_has_ended(thread, 0) for thread in self.threads)
 
     @property
     def queues(self) -> list[str]:
@@ -141,7 +165,8 @@ class Worker:
         path = store.worker_path(name)
         if path is not None:
             # Before the store hears of this worker: from then on a free lock means death.
-            self.cells = Cells(path, self.worker_threads, self._supervisor)
+            slots = self.worker_threads + (self.lane.size if self.lane is not None else 0)
+            self.cells = Cells(path, slots, self._supervisor)
             self.before_join(path)
         actors = sorted(self.broker.get_declared_actors())
         record = WorkerRecord(name, os.getpid(), self.queues, actors, self.worker_threads, self._pool)
@@ -160,7 +185,7 @@ class Worker:
         deadline = Deadline(timeout)
         self.broker.announce("worker_shutdown", self)
         self.begin_to_stop()
-        for thread in self.workers:
+        for thread in self.threads:
             while not _has_ended(thread, 0.05) and not deadline.passed():
                 self.broker.store.wake()  # again and again: it may have been about to lie down
         self.leave()
@@ -168,9 +193,9 @@ class Worker:
 
     def begin_to_stop(self) -> None:
         """Claim no more, and give back what has not started."""
-        for thread in self.workers:
+        for thread in self.threads:
             thread.stop()
-        for thread in self.workers:
+        for thread in self.threads:
             if isinstance(thread, WorkerThread):
                 thread.give_back()
         self.broker.store.wake()
@@ -183,7 +208,7 @@ class Worker:
             self.broker.on_declare.remove(self._serve_more)
         if self.timekeeper is not None:
             self.timekeeper.stop()
-        for thread in self.workers:
+        for thread in self.threads:
             if isinstance(thread, WorkerThread):
                 thread.give_back()
         for consumer in self._consumers.values():
@@ -191,7 +216,7 @@ class Worker:
         self.broker.store.leave(self.id, now=clock.wall())
         if self.cells is not None:
             cells, self.cells = self.cells, None
-            if all(_has_ended(thread, 0) for thread in self.workers):
+            if self.has_ended:
                 cells.close()
             else:
                 cells.remove()  # a thread still writes in it, and nobody will read it
@@ -200,7 +225,7 @@ class Worker:
         """Wait until its queues have nothing waiting, delayed or running, and the hooks after that ran."""
         for queue in self.queues:
             self.broker.wait_until_done(queue)
-        for thread in self.workers:
+        for thread in self.threads:
             while getattr(thread, "telling", 0):
                 time.sleep(0.001)
 
@@ -212,6 +237,8 @@ class Worker:
         for thread in self.workers:
             while not thread.paused_event.wait(0.05) and not _has_ended(thread, 0):
                 self.broker.store.wake()  # again and again: it may have been about to lie down
+        if self.lane is not None:
+            self.lane.wait_until_idle()
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -220,9 +247,18 @@ class Worker:
 
     # -- what its threads have in common
 
-    def left_to_others(self) -> frozenset[str]:
-        """Actors that only other workers declare; one that has been declared here since is not."""
-        return self.skip - self.broker.actors.keys() if self.skip else self.skip
+    def left_alone(self) -> frozenset[str]:
+        """Actors whose messages are not to be claimed now: those that only other workers declare (not one
+        that has been declared here since), and async ones while there is no room for them."""
+        skip = self.skip - self.broker.actors.keys() if self.skip else self.skip
+        if self.lane is not None and not self.lane.room:
+            skip |= {name for name in self.broker.actors if self.is_async(name)}
+        return skip
+
+    def is_async(self, actor_name: str) -> bool:
+        """Whether it is an actor that runs in the event loop."""
+        actor = self.broker.actors.get(actor_name)
+        return actor is not None and is_async(actor.fn)
 
     def leave_to_others(self, actor_name: str) -> bool:
         """Whether an actor unknown here is declared by another worker that lives: its messages are

@@ -97,8 +97,8 @@ class WorkerThread(threading.Thread):
 
     def give_back(self) -> None:
         """Write what has ended, and give back what was claimed but not started."""
-        released = _take(self._claimed)
-        ended = _take(self._ended)
+        released = take(self._claimed)
+        ended = take(self._ended)
         if not released and not ended:
             return
         try:
@@ -148,12 +148,15 @@ class WorkerThread(threading.Thread):
 
     def _claim(self) -> list[Record]:
         worker = self.worker
-        claim = Claim(worker.id, worker.queues, self._burst, worker.left_to_others())
-        return self._write(_take(self._ended), claim)
+        limit = self._burst
+        if worker.lane is not None:
+            limit = min(limit, worker.lane.room or limit)
+        claim = Claim(worker.id, worker.queues, limit, worker.left_alone())
+        return self._write(take(self._ended), claim)
 
     def _sleep(self) -> None:
         worker = self.worker
-        skip = worker.left_to_others()
+        skip = worker.left_alone()
         self.idle = True
         try:
             if not self.paused:  # from here on who pauses it sees that it is idle, and wakes it
@@ -183,7 +186,11 @@ class WorkerThread(threading.Thread):
                 record = self._claimed.popleft()
             except IndexError:
                 break
-            self._run_one(record)
+            lane = self.worker.lane
+            if lane is None or not self.worker.is_async(record.actor):
+                self._run_one(record)
+            elif not lane.run(record):
+                self._ended.append(_released(record))
         self.bursting = False
         size = BURST_WORK / self._slowest if self._slowest else LONGEST_BURST
         self._burst = max(1, min(self._burst * 2, int(size), LONGEST_BURST))
@@ -261,7 +268,7 @@ class WorkerThread(threading.Thread):
         self.broker.store.finish([dead], now=clock.wall())
 
 
-def _take(queue: deque[Any]) -> list[Any]:
+def take(queue: deque[Any]) -> list[Any]:
     """Empty a deque from its front, also while another thread does."""
     taken = []
     while True:

@@ -33,7 +33,7 @@ FLOORS = (
     "middleware",
     "results",
     "hooks consumer broker brokers actor generic aborting",
-    "execution worker worker_thread timekeeper",
+    "execution worker worker_thread async_lane timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",
     "__init__",

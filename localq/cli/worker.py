@@ -15,6 +15,7 @@ from ..errors import PoolError
 from ..processes.config import START_METHODS, PoolConfig, available_cores, default_start_method
 from ..processes.logs import set_up_logging
 from ..processes.supervisor import Supervisor
+from ..worker import ASYNC_CONCURRENCY
 from .arguments import WordsAfterOptions, fork_timeout
 
 PID_FILE_ERROR = 4
@@ -37,6 +38,13 @@ PID_FILE_ERROR = 4
     default=1,
     show_default=True,
     help="How many messages each process runs at the same time.",
+)
+@click.option(
+    "--async-concurrency",
+    type=click.IntRange(min=0),
+    default=ASYNC_CONCURRENCY,
+    show_default=True,
+    help="How many messages of async actors each process runs besides; 0 to run them on the threads.",
 )
 @click.option(
     "-Q",
@@ -118,6 +126,7 @@ def worker(
     modules: tuple[str, ...],
     processes: int,
     threads: int,
+    async_concurrency: int,
     queues: tuple[str, ...],
     path: tuple[str, ...],
     pid_file: str | None,
@@ -149,6 +158,7 @@ def worker(
     config = PoolConfig(
         processes=processes,
         threads=threads,
+        async_concurrency=async_concurrency,
         queues=[name for names in queues for name in names.split(",")],
         app=app or _module_named_worker(path),
         modules=list(modules),

@@ -69,6 +69,7 @@ def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
         broker,
         queues=config.queues or None,
         worker_threads=config.threads,
+        async_concurrency=config.async_concurrency,
         supervisor=supervisor,
         pool=str(supervisor),
         max_crashes=config.max_crashes,
@@ -139,7 +140,7 @@ class _Ears(threading.Thread):
     def _leave(self) -> None:
         worker = self._worker
         worker.stop(self._timeout)
-        if not all(thread.ended.is_set() for thread in worker.workers):
+        if not worker.has_ended:
             # What still runs was given back; its thread cannot be stopped, but its process can.
             logger.warning("Running messages were given back after %d ms.", self._timeout)
             for stream in (sys.stdout, sys.stderr):

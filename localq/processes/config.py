@@ -11,6 +11,7 @@ from typing import Any
 from .. import dramatiq_alias
 from ..errors import PoolError
 from ..names import check_queue_name
+from ..worker import ASYNC_CONCURRENCY
 
 START_METHODS = ("fork", "spawn")
 
@@ -28,6 +29,7 @@ class PoolConfig:
     Parameters:
       processes: how many; by default one a core that this process may use.
       threads: how many messages each runs at the same time.
+      async_concurrency: how many messages of async actors each runs besides; 0 to run them on the threads.
       queues: only these; empty for all.
       app: ``module``, ``module:attribute`` or ``module:object.attribute`` with the broker; empty for
         the broker of the program that starts the pool.
@@ -53,6 +55,7 @@ class PoolConfig:
 
     processes: int | None = None
     threads: int = 1
+    async_concurrency: int = ASYNC_CONCURRENCY
     queues: list[str] = field(default_factory=list)
     app: str = ""
     modules: list[str] = field(default_factory=list)
@@ -88,6 +91,7 @@ class PoolConfig:
             for name, value, least in (
                 ("processes", self.processes, 1),
                 ("threads", self.threads, 1),
+                ("async_concurrency", self.async_concurrency, 0),
                 ("shutdown_timeout", self.shutdown_timeout, 0),
                 ("max_crashes", self.max_crashes, 1),
             )

@@ -15,6 +15,7 @@ from ..clock import Deadline
 from ..errors import PoolError
 from ..logging import get_logger
 from ..threading import native_thread_count
+from ..worker import ASYNC_CONCURRENCY
 from . import application, child
 from .config import PoolConfig, default_start_method
 from .launch import STOP, Launched, launch
@@ -163,6 +164,7 @@ def pool(
     *,
     processes: int | None = None,
     threads: int = 1,
+    async_concurrency: int = ASYNC_CONCURRENCY,
     queues: Iterable[str] = (),
     start_method: str | None = None,
     shutdown_timeout: int = 600_000,
@@ -179,6 +181,7 @@ def pool(
       broker: whose messages; the global one by default.
       processes: how many; one a core by default.
       threads: how many messages each runs at the same time; more for work that waits.
+      async_concurrency: how many messages of async actors each runs besides; 0 to run them on the threads.
       queues: only these; by default all.
       start_method: "fork" or "spawn".
       shutdown_timeout: milliseconds that `stop` lets running messages go on.
@@ -190,6 +193,7 @@ def pool(
     config = PoolConfig(
         processes=processes,
         threads=threads,
+        async_concurrency=async_concurrency,
         queues=[queues] if isinstance(queues, str) else list(queues),
         start_method=start_method or default_start_method(),
         shutdown_timeout=shutdown_timeout,
