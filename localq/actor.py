@@ -146,6 +146,28 @@ class Actor(Generic[P, R]):
         message: Message[R] = self.message_with_options(args=args, kwargs=kwargs, **options)
         return self.broker.enqueue(message, delay=delay)
 
+    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> Message[R]:
+        """As `send`, for coroutines: the event loop goes on meanwhile.
+
+        A coroutine that is cancelled in it may have sent the message or not.
+        """
+        return await self.asend_with_options(args=args, kwargs=kwargs)
+
+    async def asend_with_options(
+        self,
+        *,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        delay: int | timedelta | None = None,
+        **options: Any,
+    ) -> Message[R]:
+        """As `send_with_options`, for coroutines; see `asend`."""
+        import asyncio
+
+        return await asyncio.to_thread(
+            self.send_with_options, args=args, kwargs=kwargs, delay=delay, **options
+        )
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, and return what it returns."""
         self.logger.debug("Received args=%r kwargs=%r.", args, kwargs)

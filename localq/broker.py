@@ -254,6 +254,12 @@ class Broker(Hooks):
         """
         return self.enqueue_many([(message, delay)])[0]
 
+    async def aenqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """As `enqueue`, for coroutines: the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.enqueue, message, delay=delay)
+
     def enqueue_many(
         self,
         messages: Iterable[Message[Any] | tuple[Message[Any], int | None]],

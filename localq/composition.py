@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,12 @@ class pipeline:
         self.broker.enqueue(message, delay=delay)
         return self
 
+    async def arun(self, *, delay: int | None = None) -> pipeline:
+        """As `run`, for coroutines: the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, delay=delay)
+
     @property
     def completed(self) -> bool:
         """Whether the last result is there.
@@ -89,6 +95,15 @@ class pipeline:
     def get_results(self, *, block: bool = False, timeout: int | None = None) -> Iterator[Any]:
         """The result of each message in turn; `timeout` (ms) is over all of them."""
         return _results(self.messages, self.broker, block, timeout)
+
+    async def aget_result(self, *, block: bool = True, timeout: int | None = None) -> Any:
+        """The result of the last message; as `Message.aget_result`."""
+        backend = self.broker.get_results_backend()
+        return await self.messages[-1].aget_result(backend=backend, block=block, timeout=timeout)
+
+    def aget_results(self, *, block: bool = True, timeout: int | None = None) -> AsyncIterator[Any]:
+        """As `get_results`, for ``async for``; it waits, unless `block` is False."""
+        return _results_async(self.messages, self.broker, block, timeout)
 
 
 class group:
@@ -141,6 +156,12 @@ class group:
         self.broker.enqueue_many(list(self.starts(delay)))
         return self
 
+    async def arun(self, *, delay: int | None = None) -> group:
+        """As `run`, for coroutines: the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, delay=delay)
+
     def starts(
         self, delay: int | None = None, runs: Sequence[Run] = ()
     ) -> Iterator[tuple[Message[Any], int | None]]:
@@ -188,6 +209,10 @@ class group:
         `timeout` (ms) is over all of them.
         """
         return _results(self.children, self.broker, block, timeout)
+
+    def aget_results(self, *, block: bool = True, timeout: int | None = None) -> AsyncIterator[Any]:
+        """As `get_results`, for ``async for``; it waits, unless `block` is False."""
+        return _results_async(self.children, self.broker, block, timeout)
 
     def wait(self, *, timeout: int | None = None, fail_fast: bool = True) -> None:
         """Return when all messages of the group (of a pipeline: its last) have their result.
@@ -268,14 +293,30 @@ def _has_result(message: Message[Any], broker: Broker) -> bool:
 
 
 def _results(children: Any, broker: Broker, block: bool, timeout: int | None) -> Iterator[Any]:
-    deadline = Deadline(timeout)
     backend: ResultBackend = broker.get_results_backend()
-    for child in children:
-        left = deadline.left()
-        millis = None if left is None else int(left)
+    for child, millis in _with_time_left(children, timeout):
         if isinstance(child, group):
             yield list(child.get_results(block=block, timeout=millis))
         elif isinstance(child, pipeline):
             yield child.get_result(block=block, timeout=millis)
         else:
             yield child.get_result(backend=backend, block=block, timeout=millis)
+
+
+async def _results_async(children: Any, broker: Broker, block: bool, timeout: int | None) -> AsyncIterator[Any]:
+    backend: ResultBackend = broker.get_results_backend()
+    for child, millis in _with_time_left(children, timeout):
+        if isinstance(child, group):
+            yield [result async for result in child.aget_results(block=block, timeout=millis)]
+        elif isinstance(child, pipeline):
+            yield await child.aget_result(block=block, timeout=millis)
+        else:
+            yield await child.aget_result(backend=backend, block=block, timeout=millis)
+
+
+def _with_time_left(children: Iterable[Any], timeout: int | None) -> Iterator[tuple[Any, int | None]]:
+    """Each of them, with what is left of the milliseconds when its turn comes."""
+    deadline = Deadline(timeout)
+    for child in children:
+        left = deadline.left()
+        yield child, None if left is None else int(left)

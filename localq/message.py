@@ -191,6 +191,20 @@ class Message(Generic[R]):
         return result
 
 
+    async def aget_result(
+        self,
+        *,
+        backend: ResultBackend | None = None,
+        block: bool = True,
+        timeout: int | None = None,
+    ) -> R:
+        """As `get_result`, for coroutines: it waits, unless `block` is False, and the event loop goes on."""
+        if backend is None:
+            backend = current.get_broker().get_results_backend()
+        result: R = await backend.aget_result(self, block=block, timeout=timeout)
+        return result
+
+
 def later_steps(message: Any) -> Iterator[Message[Any]]:
     """The messages that follow it in its pipeline if it succeeds, the next one first."""
     target = message.options.get("pipe_target")

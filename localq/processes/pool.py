@@ -6,7 +6,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -56,12 +56,52 @@ class Pool:
     ) -> None:
         self.stop()
 
+    async def __aenter__(self) -> Pool:
+        # Here, not in a thread: a program of one thread can be forked.
+        self._supervisor = self._launch()
+        try:
+            await self._in_a_thread(self._wait_until_ready)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._in_a_thread(self.stop)
+
+    async def _in_a_thread(self, wait: Callable[[], None]) -> None:
+        """Wait without blocking the event loop; who is cancelled meanwhile has the processes end at once."""
+        import asyncio
+
+        waiting = asyncio.ensure_future(asyncio.to_thread(wait))
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            if self._supervisor is not None and not waiting.done():
+                self._supervisor.order(STOP)
+                self._supervisor.order(STOP)
+            await asyncio.wait([waiting])
+            raise
+
     def start(self) -> None:
         """Start the processes; returns when all are ready.
 
         Raises:
           PoolError: they cannot start, or cannot find the actors; the text says why.
         """
+        self._supervisor = self._launch()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _launch(self) -> Launched:
         if self._supervisor is not None:
             raise PoolError("this pool is running already; stop it first, or make another")
         if application.importing_for_a_pool:
@@ -75,14 +115,6 @@ class Pool:
                 f"the messages at {broker.location.url!r} are in this process alone, where no worker process can "
                 "see them; use sqlite:///jobs.db, or localq.Worker(broker) in this process"
             )
-        self._supervisor = self._launch(broker)
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.kill()
-            raise
-
-    def _launch(self, broker: Broker) -> Launched:
         config = self.config
         if config.start_method == "fork" and _is_safe_to_fork():
             child.preloaded = broker  # what is in memory here is in memory there
@@ -170,7 +202,7 @@ def pool(
     shutdown_timeout: int = 600_000,
     max_crashes: int = 3,
 ) -> Pool:
-    """Worker processes for a ``with`` block, or from ``start()`` to ``stop()``.
+    """Worker processes for a ``with`` or ``async with`` block, or from ``start()`` to ``stop()``.
 
     They run the actors of this program, those in its main module included, and end with it,
     however it ends. On Linux they are forked from it where that is safe (it has one thread);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from hashlib import md5
@@ -16,6 +17,7 @@ from ..message import get_encoder
 from ..names import q_name
 from ..store import Store, Value
 from .result import unwrap_result, wrap_exception, wrap_result
+from .waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -81,12 +83,37 @@ class ResultBackend(ABC):
             timeout = DEFAULT_TIMEOUT if timeout is None else timeout
             stored = self._wait(key, timeout)
             if stored is Missing:
-                raise ResultTimeout(f"{message} has no result after {timeout} ms")
+                raise _too_late(message, timeout)
         else:
             stored = self._get(key)
             if stored is Missing:
                 raise ResultMissing(f"{message} has no result (yet, or its time to live is over)")
         return self.unwrap_result(stored)
+
+    async def aget_result(self, message: Message[Any], *, block: bool = True, timeout: int | None = None) -> Any:
+        """As `get_result`, without blocking the event loop; it waits unless `block` is False."""
+        import asyncio
+
+        timeout = DEFAULT_TIMEOUT if timeout is None else timeout
+        deadline, naps = Deadline(timeout), 0
+        while True:
+            try:
+                return await asyncio.to_thread(self.get_result, message)
+            except ResultMissing:
+                if not block:
+                    raise
+            left = deadline.left() or 0
+            if not left:
+                raise _too_late(message, timeout)
+            await self._sleep(message, naps, left)
+            naps += 1
+
+    async def _sleep(self, message: Message[Any], naps: int, longest: float) -> None:
+        """Until there may be a result, `longest` milliseconds at most; it slept `naps` times before."""
+        import asyncio
+
+        _, nap = compute_backoff(naps, factor=BACKOFF_FACTOR)
+        await asyncio.sleep(min(nap, longest) / 1000)
 
     def wait_for_all(
         self, messages: Iterable[Message[Any]], *, timeout: int | None = None, fail_fast: bool = True
@@ -189,11 +216,17 @@ class StoreBackend(ResultBackend):
     def __init__(self, open_store: Callable[[], Store], **options: Any) -> None:
         super().__init__(**options)
         self._open_store = open_store
+        self._waiter: Waiter | None = None
 
     @property
     def store(self) -> Store:
         """The store that keeps the results."""
         return self._open_store()
+
+    async def _sleep(self, message: Message[Any], naps: int, longest: float) -> None:
+        if self._waiter is None or self._waiter.process != os.getpid():
+            self._waiter = Waiter(self.store)
+        await self._waiter.wait(self.build_message_key(message), longest)
 
     def _get(self, key: str) -> Any:
         return self._decode(self.store.get_value(key, now=clock.wall()))
@@ -221,6 +254,10 @@ class StoreBackend(ResultBackend):
 
     def _encoder(self) -> Encoder:
         return self.encoder or get_encoder()
+
+
+def _too_late(message: Message[Any], timeout: int) -> ResultTimeout:
+    return ResultTimeout(f"{message} has no result after {timeout} ms")
 
 
 def _still_missing(messages: Sequence[Message[Any]], timeout: int | None) -> str:

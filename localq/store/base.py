@@ -337,7 +337,9 @@ class Store(ABC):
         self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
         """What is kept under any of the keys; if nothing is, sleep up to `timeout` milliseconds (None:
-        for ever) until there is. Whoever sets one of them ends the sleep."""
+        for ever) until there is. Whoever sets one of them ends the sleep.
+
+        Another thread may change `keys` meanwhile, and then calls `wake`, which has it looked at anew."""
 
     @abstractmethod
     def delete_values(self, keys: Iterable[str]) -> int:

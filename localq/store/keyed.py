@@ -52,13 +52,14 @@ class KeyedSQLite(Store):
     def wait_values(
         self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
-        deadline, wanted = Deadline(timeout), mask(keys)
+        deadline = Deadline(timeout)
         sleeper = self.bells.borrow()
         try:
             while True:
-                sleeper.announce(WANTS_VALUE, wanted)
-                found = self._get_values(keys, clock())
-                if found or not keys or deadline.passed():
+                wanted = list(keys)
+                sleeper.announce(WANTS_VALUE, mask(wanted))
+                found = self._get_values(wanted, clock())
+                if found or not wanted or deadline.passed():
                     return found
                 left = deadline.left()
                 sleeper.wait(SAFETY_LOOK if left is None else min(left, SAFETY_LOOK))

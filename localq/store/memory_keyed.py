@@ -54,9 +54,10 @@ class KeyedMemory(Store):
             started = milliseconds()
             while True:
                 now = clock()
-                found = {key: kept[1].data for key in keys if (kept := self._values.get(key, now))}
+                wanted = list(keys)
+                found = {key: kept[1].data for key in wanted if (kept := self._values.get(key, now))}
                 left = math.inf if timeout is None else timeout - (milliseconds() - started)
-                if found or not keys or left <= 0:
+                if found or not wanted or left <= 0:
                     return found
                 self._sleep(left)
 

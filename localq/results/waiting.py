@@ -1,0 +1,107 @@
+"""Waiting for results without blocking an event loop: one thread waits for all who do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..clock import clock
+from ..store import Store
+
+if TYPE_CHECKING:
+    import asyncio
+
+LINGER = 5.0
+"""Seconds that the thread stays when nobody waits any more."""
+
+
+class Waiter:
+    """Waits in a store, on a thread of its own, for the values that coroutines wait for.
+
+    Parameters:
+      store: where the values will be.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.process = os.getpid()
+        self._changed = threading.Condition()
+        self._futures: dict[str, list[asyncio.Future[bytes]]] = {}
+        self._keys: list[str] = []
+        """The keys of these; the store looks at it anew whenever it is woken."""
+        self._thread: threading.Thread | None = None
+
+    async def wait(self, key: str, timeout: float) -> bytes | None:
+        """What is under the key, waited for; None after `timeout` milliseconds."""
+        import asyncio
+
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._add(key, future)
+        try:
+            return await asyncio.wait_for(future, timeout / 1000)
+        except asyncio.TimeoutError:
+            return None
+        finally:
+            self._remove(key, future)
+
+    def _add(self, key: str, future: asyncio.Future[bytes]) -> None:
+        with self._changed:
+            self._futures.setdefault(key, []).append(future)
+            if key not in self._keys:
+                self._keys.append(key)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="localq results", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        self.store.wake()
+
+    def _remove(self, key: str, future: asyncio.Future[bytes]) -> None:
+        with self._changed:
+            waiting = self._futures.get(key, [])
+            if future in waiting:
+                waiting.remove(future)
+                if not waiting:
+                    self._take(key)
+
+    def _take(self, key: str) -> list[asyncio.Future[bytes]]:
+        self._keys.remove(key)
+        return self._futures.pop(key)
+
+    def _run(self) -> None:
+        while self._has_work():
+            try:
+                found = self.store.wait_values(self._keys, clock=clock.wall, timeout=None)
+            except Exception as error:  # whoever waits is told, whatever it is
+                self._fail(error)
+            else:
+                self._deliver(found)
+
+    def _has_work(self) -> bool:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._keys, LINGER):
+                self._thread = None
+            return self._thread is not None
+
+    def _deliver(self, found: dict[str, bytes]) -> None:
+        with self._changed:
+            for key in found.keys() & self._futures.keys():
+                for future in self._take(key):
+                    _call_in_its_loop(future, future.set_result, found[key])
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            for key in list(self._keys):
+                for future in self._take(key):
+                    _call_in_its_loop(future, future.set_exception, error)
+
+
+def _call_in_its_loop(future: asyncio.Future[bytes], end: Callable[[Any], None], what: Any) -> None:
+    def end_if_it_waits() -> None:
+        if not future.done():
+            end(what)
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+        future.get_loop().call_soon_threadsafe(end_if_it_waits)
