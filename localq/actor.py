@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from logging import Logger
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .asyncio import async_to_sync, is_async
 from .broker import Broker, get_broker
@@ -17,17 +18,7 @@ from .message import Message
 from .names import check_queue_name
 from .names import queue_name_re as _queue_name_re  # noqa: F401  # packages take it from here, by dramatiq's name
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
-else:
-    from typing import ParamSpec
-
-    P = ParamSpec("P")
-
+P = ParamSpec("P")
 R = TypeVar("R")
 
 CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
@@ -58,9 +49,9 @@ class Actor(Generic[P, R]):
         if actor_name in broker.actors:
             raise ValueError(f"An actor named {actor_name!r} is already registered.")
         module = fn.__module__ if getattr(fn, "__module__", None) else "_"
-        self.logger = get_logger(module, actor_name)
+        self.logger: Logger = get_logger(module, actor_name)
         self.fn: Callable[P, R] = async_to_sync(fn) if is_async(fn) else fn
-        self.broker = broker
+        self.broker: Broker = broker
         self.actor_name = actor_name
         self.queue_name = queue_name
         self.priority = priority

@@ -29,7 +29,7 @@ class pipeline:
     messages: list[Message[Any]]
 
     def __init__(self, children: Iterable[Message[Any] | pipeline], *, broker: Broker | None = None) -> None:
-        self.broker = broker or current.get_broker()
+        self.broker: Broker = broker or current.get_broker()
         self.messages = []
         for child in children:
             if isinstance(child, pipeline):
@@ -126,7 +126,7 @@ class group:
         for child in self.children:
             if not (isinstance(child, (group, pipeline)) or _is_message(child)):
                 raise TypeError(f"a group consists of messages, pipelines and groups, not of {child!r}{_REMEDY}")
-        self.broker = broker or current.get_broker()
+        self.broker: Broker = broker or current.get_broker()
         self.completion_callbacks: list[dict[str, Any]] = []
 
     def __len__(self) -> int:

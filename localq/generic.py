@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .actor import Actor, actor
 
@@ -23,6 +23,9 @@ class _BecomesAnActor(type):
         made.__actor__ = factory(instance, **options)
         return instance
 
+    if TYPE_CHECKING:
+        def __getattr__(cls, name: str) -> Any: ...  # what a type checker takes for a class is an instance
+
 
 def _options(meta: type) -> dict[str, Any]:
     names = (name for name in dir(meta) if not name.startswith("_") and name != "abstract")
@@ -38,8 +41,14 @@ class GenericActor(metaclass=_BecomesAnActor):
     attribute ``actor`` is called in the place of `localq.actor`.
     """
 
-    class Meta:
-        abstract = True
+    if TYPE_CHECKING:
+        Meta: Any  # so that a subclass may have whatever it likes there
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...  # to call it is to call the actor
+    else:
+
+        class Meta:
+            abstract = True
 
     __actor__: Actor[Any, Any]
 
