@@ -195,9 +195,21 @@ class Execution:
         current.thread.outcome = current.thread.store = current.thread.later = None
 
     def _run_hooks_after(self) -> None:
-        message, broker = self.message, self._broker
+        error = self._exception
         if self._refused:
             return
+        if error is None:
+            self._announce_what_happened()
+            return
+        traceback = error.__traceback__
+        try:
+            raise error
+        except BaseException:  # hooks may ask sys.exc_info() for it, as those that report errors do
+            error.__traceback__ = traceback  # without this frame
+            self._announce_what_happened()
+
+    def _announce_what_happened(self) -> None:
+        message, broker = self.message, self._broker
         if self._skipped:
             broker.emit_after("skip_message", message)
             return

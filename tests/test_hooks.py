@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +118,26 @@ def test_a_delayed_message_runs_without_having_been_held_in_memory(
     act.send_with_options(delay=30)
     drain(broker)
     assert [name for name, _ in calls] == ["before_process_message", "before_ack"]
+
+
+def test_what_an_actor_raised_is_the_current_exception_of_the_hook_after_it(
+    broker: Broker, drain: Callable[..., None]
+) -> None:
+    calls: list[tuple[str, Any, list[str]]] = []
+
+    def look(self: Any, broker: Broker, message: Any, *, exception: BaseException | None = None, **_: Any) -> None:
+        error = sys.exc_info()[1]
+        assert error is (exception or message._exception)
+        frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+        calls.append((message.actor_name, type(error), [frame.name for frame in frames]))
+
+    broker.add_middleware(middleware_with({"after_process_message": look, "after_skip_message": look}))
+    send_of_all_kinds()
+    drain(broker, worker_threads=1)
+    kinds = [(actor, kind) for actor, kind, _ in calls]
+    assert sorted(set(kinds), key=str) == [("fail", RuntimeError), ("old", SkipMessage), ("succeed", type(None))]
+    assert [names[-1:] for actor, _, names in calls if actor == "fail"] == 2 * [["fail"]]
+    assert [names.count("_run_hooks_after") for _, _, names in calls] == len(calls) * [0]
 
 
 # -- hooks that raise
