@@ -415,6 +415,17 @@ def test_a_backend_on_the_path_of_a_broker_shares_its_store(tmp_path: Path) -> N
     broker.close()
 
 
+def test_a_backend_without_a_path_counts_where_the_global_broker_keeps_its_messages(tmp_path: Path) -> None:
+    limiter = ConcurrentRateLimiter(SQLiteBackend(), "key")
+    assert list(tmp_path.iterdir()) == []
+    localq.connect(f"sqlite:///{tmp_path}/jobs.db")
+    beside = ConcurrentRateLimiter(SQLiteBackend(tmp_path / "jobs.db"), "key")
+
+    with limiter.acquire():
+        assert not lets_in(beside)
+    assert lets_in(beside)
+
+
 def test_a_limit_holds_over_processes(tmp_path: Path) -> None:
     backend = SQLiteBackend(tmp_path / "limits.db")
     script = """
