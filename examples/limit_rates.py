@@ -8,6 +8,7 @@ retried as after any other exception (a rate limit is just not logged as an erro
 """
 
 import time
+from itertools import pairwise
 from uuid import uuid4
 
 import localq
@@ -44,7 +45,7 @@ if __name__ == "__main__":
     with localq.pool(processes=4):
         pages = localq.group(print_page.message(number) for number in range(8)).run()
         times = sorted(pages.get_results(block=True, timeout=60_000))
-        overlaps = sum(later[0] < earlier[1] for earlier, later in zip(times, times[1:], strict=False))
+        overlaps = sum(later[0] < earlier[1] for earlier, later in pairwise(times))
         print(f"{len(times)} pages, {overlaps} of them while another was printed")
 
         with PRINTER.acquire():

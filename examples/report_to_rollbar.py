@@ -1,14 +1,13 @@
 """Errors of actors, reported to Rollbar by a middleware.
 
-With ROLLBAR_ACCESS_TOKEN set, the report goes to that project of yours. Without it, it goes to a
-stand-in for Rollbar that this script starts, which prints what it got.
+With ROLLBAR_ACCESS_TOKEN set, reports go to that project of yours. Without it, they go to a stand-in
+for Rollbar that this script starts, which prints what it got. (The log has each error too.)
 
     pip install rollbar
     python examples/report_to_rollbar.py
 """
 
 import json
-import logging
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,19 +16,18 @@ import rollbar
 
 import localq
 
-# What fails below is meant to; without this, its traceback is logged.
-logging.getLogger("localq").setLevel(logging.CRITICAL)
-
 
 class ReportToRollbar(localq.Middleware):
     def after_process_boot(self, broker):
-        """In each worker process. A report is on its way before its message ends: "blocking" instead of a thread."""
-        options = {"endpoint": os.environ["ROLLBAR_ENDPOINT"]} if "ROLLBAR_ENDPOINT" in os.environ else {}
-        rollbar.init(os.environ["ROLLBAR_ACCESS_TOKEN"], "example", handler="blocking", **options)
+        """In each worker process. The handler "blocking" has sent a report before its message ends."""
+        endpoint = os.environ.get("ROLLBAR_ENDPOINT", rollbar.DEFAULT_ENDPOINT)
+        rollbar.init(os.environ["ROLLBAR_ACCESS_TOKEN"], "example", endpoint=endpoint, handler="blocking")
 
     def after_process_message(self, broker, message, *, result=None, exception=None):
         if exception is not None and not isinstance(exception, localq.Retry):
-            rollbar.report_exc_info(extra_data={"actor": message.actor_name, "message_id": message.message_id})
+            attempt = 1 + message.options.get("retries", 0)
+            where = {"actor": message.actor_name, "message_id": message.message_id, "attempt": attempt}
+            rollbar.report_exc_info(extra_data=where)
 
 
 localq.get_broker().add_middleware(ReportToRollbar())
@@ -43,16 +41,17 @@ def pay(invoice):
 class StandIn(BaseHTTPRequestHandler):
     """Takes reports in the place of Rollbar."""
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         report = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]
-        error = report["body"]["trace"]["exception"]
+        error, frames = report["body"]["trace"]["exception"], report["body"]["trace"]["frames"]
         print(f"Rollbar got {error['class']}: {error['message']}")
-        print(f"from {report['custom']['actor']}, {report['body']['trace']['frames'][-1]['code']}")
+        print(f"  raised in {frames[-1]['method']}, {frames[-1]['code']}")
+        print(f"  by attempt {report['custom']['attempt']} of {report['custom']['actor']}")
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b'{"err": 0, "result": {}}')
 
-    def log_message(self, format, *args):
+    def log_message(self, *args):
         pass
 
 

@@ -1,4 +1,4 @@
-"""The examples and the README: run as a reader would run them, by processes of their own."""
+"""The word count: by its own pool, by another, and what it says meanwhile."""
 
 from __future__ import annotations
 
@@ -13,75 +13,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-QUICKSTART = ROOT / "examples" / "quickstart.py"
-WORDCOUNT = ROOT / "examples" / "wordcount"
-README = (ROOT / "README.md").read_text("utf-8")
+from .support import EXAMPLES, ROOT, output_of, start
 
-QUICKSTART_PRINTS = """\
-sums: [0, 2, 4, 6, 8]
-pipeline: the sum of 1 and 2 is 3
-retries: succeeded at attempt 3
-"""
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """As a user has it who has set nothing, but with a data folder that is empty."""
-    names = {name: value for name, value in os.environ.items() if name != "LOCALQ_URL"}
-    return {**names, "XDG_DATA_HOME": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
-
-
-def start(*command: str | Path, environment: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env=environment,
-        cwd=cwd,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def output_of(process: subprocess.Popen[str]) -> str:
-    with process:
-        try:
-            output, errors = process.communicate(timeout=100)
-        finally:
-            process.kill()
-    assert process.returncode == 0, errors
-    return output
-
-
-def blocks_of_readme(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-# -- the quickstart
-
-
-def test_the_readme_shows_the_quickstart_as_it_is() -> None:
-    assert QUICKSTART.read_text("utf-8") in blocks_of_readme("python")
-
-
-def test_the_quickstart_runs_from_any_folder_again_and_again(tmp_path: Path, environment: dict[str, str]) -> None:
-    for _ in range(2):
-        output = output_of(start(QUICKSTART, environment=environment, cwd=tmp_path))
-        assert output == QUICKSTART_PRINTS
-
-
-def test_copies_of_the_quickstart_run_side_by_side(tmp_path: Path, environment: dict[str, str]) -> None:
-    copies = [start(QUICKSTART, environment=environment, cwd=tmp_path) for _ in range(3)]
-    assert [output_of(copy) for copy in copies] == [QUICKSTART_PRINTS] * 3
-
-
-def test_the_quickstart_leaves_nothing_in_its_queue(tmp_path: Path, environment: dict[str, str]) -> None:
-    output_of(start(QUICKSTART, environment=environment, cwd=tmp_path))
-    assert "(no messages)" in output_of(start("-m", "localq", "status", environment=environment, cwd=ROOT))
-
-
-# -- the word count
+WORDCOUNT = EXAMPLES / "wordcount"
 
 
 def counted_here() -> tuple[int, int, int]:
@@ -154,23 +88,3 @@ def read_terminal(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:  # so Linux tells that the other end is closed
         return b""
-
-
-# -- the README
-
-
-@pytest.mark.parametrize("command", ["run", "test"])
-def test_each_command_of_the_readme_is_marked(command: str) -> None:
-    marked = re.findall(rf"^<!-- command: {command} -->\n```sh\n.+?\n```$", README, re.MULTILINE | re.DOTALL)
-    assert len(marked) == 1
-
-
-def test_all_python_in_the_readme_compiles() -> None:
-    for block in blocks_of_readme("python"):
-        compile(block, "README.md", "exec")
-
-
-def test_all_files_that_the_readme_names_exist() -> None:
-    named = set(re.findall(r"`((?:tests|examples|localq|\.ci)/[\w./]+)`", README))
-    assert named
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
