@@ -1,8 +1,8 @@
 """Actors that are coroutines: several of them wait at the same time in one process.
 
-Each worker process has one event loop, on which its ``async def`` actors run; they can share what
-belongs to a loop, such as an HTTP client or, here, an `asyncio.Event`. A process runs as many
-messages at the same time as it has threads. `CurrentMessage` knows the message of each coroutine.
+Each worker process has one event loop, on which its ``async def`` actors run: up to 100 messages at
+the same time, however few threads the process has. They can share what belongs to a loop, such as an
+HTTP client or, here, an `asyncio.Event`. `CurrentMessage` knows the message of each coroutine.
 
     python examples/async_actors.py
 """
@@ -29,7 +29,7 @@ async def dine(guest):
 
 
 if __name__ == "__main__":
-    with localq.pool(processes=1, threads=len(GUESTS)):
+    with localq.pool(processes=1):
         messages = [dine.send(guest) for guest in GUESTS]
         for message in messages:
             text, message_id = message.get_result(block=True, timeout=10_000)
