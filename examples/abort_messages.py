@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import localq
-from localq import AbortMode
 from localq.results import ResultFailure
 
 
@@ -85,14 +84,14 @@ def main(folder):
 
         running = start(wait_for, folder / "wait", str(folder / "go"))
         waiting = export.send("report.csv")
-        localq.abort(running.message_id, mode=AbortMode.CANCEL)  # only if it has not begun
-        localq.abort(waiting.message_id, mode=AbortMode.CANCEL)
+        localq.abort(running.message_id, mode=localq.AbortMode.CANCEL)  # only if it has not begun
+        localq.abort(waiting.message_id, mode=localq.AbortMode.CANCEL)
         (folder / "go").touch()
         print("cancelled while it ran:", outcome_of(running))
         print("cancelled while it waited:", outcome_of(waiting))
 
         deaf = start(go_on, folder / "on")
-        localq.abort(deaf.message_id, mode=AbortMode.KILL)  # its process, after a second; the pool replaces it
+        localq.abort(deaf.message_id, mode=localq.AbortMode.KILL)  # its process; the pool replaces it
         print("killed:", outcome_of(deaf))
 
 
