@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import click
 
 TAKE_ALL_WORDS = {"-Q": "-Q", "--queues": "-Q", "-P": "-P", "--path": "-P"}
+DISCOVER, HERE = "--discover", "."
 
 SHORTEST, LONGEST = 10, 1_800_000
 """Milliseconds that fork functions may be told to wait for the workers."""
@@ -14,7 +16,8 @@ SHORTEST, LONGEST = 10, 1_800_000
 
 class WordsAfterOptions(click.Command):
     """``localq MODULE -Q mail default`` names two queues: behind the module, these options take all
-    words up to the next option."""
+    words up to the next option. ``--discover`` stands for a module, and its value may be left out
+    where an option follows, or nothing."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(self._one_word_each(args)))
@@ -27,15 +30,20 @@ class WordsAfterOptions(click.Command):
             for name in option.opts
         }
         option, has_module = "", False
-        words = iter(args)
-        for word in words:
+        words = deque(args)
+        while words:
+            word = words.popleft()
             if word == "--":
                 yield from (word, *words)
-            elif word.startswith("-") and word != "-":
+                return
+            if word.startswith("-") and word != "-":
                 yield word
                 option = TAKE_ALL_WORDS.get(word, "")
-                if word in takes_value:
-                    yield from (value for value in (next(words, None),) if value is not None)
+                has_module = has_module or word.partition("=")[0] == DISCOVER
+                if word == DISCOVER and (not words or words[0].startswith("-")):
+                    yield HERE
+                elif word in takes_value and words:
+                    yield words.popleft()
             elif option and has_module:
                 yield from (option, word)
             else:

@@ -13,6 +13,7 @@ import click
 
 from ..errors import PoolError
 from ..processes.config import START_METHODS, PoolConfig, available_cores, default_start_method
+from ..processes.discover import is_inside
 from ..processes.logs import set_up_logging
 from ..processes.supervisor import Supervisor
 from ..worker import ASYNC_CONCURRENCY
@@ -61,6 +62,12 @@ PID_FILE_ERROR = 4
     show_default=True,
     metavar="FOLDER",
     help="Where modules are found; several one after another.",
+)
+@click.option(
+    "--discover",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="[FOLDER]",
+    help="Import every module and package named 'tasks' in this folder, or below it.  [without one: .]",
 )
 @click.option("--pid-file", metavar="FILE", help="Write the process id of the supervisor there.")
 @click.option("--log-file", metavar="FILE", help="Log there instead of to the standard error stream.")
@@ -129,6 +136,7 @@ def worker(
     async_concurrency: int,
     queues: tuple[str, ...],
     path: tuple[str, ...],
+    discover: str | None,
     pid_file: str | None,
     log_file: str | None,
     skip_logging: bool,
@@ -147,7 +155,8 @@ def worker(
     """Run the messages of the actors in MODULE.
 
     MODULE is imported, and its BROKER used: a variable of it, a dotted one, or a function that sets
-    the global broker; without one, the global broker. Further modules are imported as well.
+    the global broker; without one, the global broker. Further modules are imported as well. With
+    --discover, no module needs to be named.
 
     \b
     SIGTERM or Ctrl-C   stop claiming, let running messages end, give the rest back, exit 0
@@ -160,9 +169,10 @@ def worker(
         threads=threads,
         async_concurrency=async_concurrency,
         queues=[name for names in queues for name in names.split(",")],
-        app=app or _module_named_worker(path),
+        app=app or ("" if discover else _module_named_worker(path)),
         modules=list(modules),
-        path=[os.path.abspath(folder) for folder in path],
+        discover=os.path.abspath(discover) if discover else "",
+        path=_importable_folders(path, discover),
         preload=preload,
         fork_functions=list(fork_functions),
         fork_timeout=worker_fork_timeout,
@@ -193,6 +203,14 @@ def _module_named_worker(folders: tuple[str, ...]) -> str:
     if any(Path(folder, name).exists() for folder in folders for name in ("worker.py", "worker/__init__.py")):
         return "worker"
     raise click.UsageError("Missing argument 'MODULE[:BROKER]'.")
+
+
+def _importable_folders(path: tuple[str, ...], discover: str | None) -> list[str]:
+    """What is searched for modules must be inside of a folder that is importable."""
+    folders = [os.path.abspath(folder) for folder in path]
+    if discover and not any(is_inside(os.path.abspath(discover), folder) for folder in folders):
+        folders.append(os.path.abspath(discover))
+    return folders
 
 
 @contextmanager

@@ -15,7 +15,11 @@ from ..broker import Broker, all_brokers, get_broker
 from ..dramatiq_alias import install_as_dramatiq
 from ..errors import BrokerConnectionError, LocalqError, PoolError, StoreError
 from ..location import ENVIRONMENT_VARIABLE
+from ..logging import get_logger
 from .config import PoolConfig
+from .discover import NAME, can_be_imported, find_task_modules
+
+logger = get_logger(__name__)
 
 IMPORT_ERROR = 2
 CONNECTION_ERROR = 3
@@ -53,6 +57,8 @@ def load_application(config: PoolConfig) -> Broker:
         broker = _named_broker(config.app) if config.app else None
         for module in config.modules:
             importlib.import_module(module)
+        if config.discover:
+            _import_what_is_found(config)
     if config.url and not config.app:
         return _broker_of_pool(config)
     return broker or get_broker()
@@ -90,7 +96,34 @@ def describe_application(config: PoolConfig) -> str:
     names = [config.app, *config.modules]
     if config.main is not None:
         names.append(config.main.get("init_main_from_name") or config.main.get("init_main_from_path") or "")
-    return ", ".join(repr(name) for name in names if name) or "the application"
+    described = [repr(name) for name in names if name]
+    if config.discover:
+        described.append(f"the {NAME!r} modules below {config.discover!r}")
+    return ", ".join(described) or "the application"
+
+
+def _import_what_is_found(config: PoolConfig) -> None:
+    usable = []
+    for parts, file in find_task_modules(config.discover):
+        if can_be_imported(parts):
+            usable.append((".".join(parts), file))
+        elif config.keeps_house:  # once a pool
+            logger.warning(
+                "Leaving out %s: %r cannot be a module's name; rename it, or add a folder of it to --path.",
+                file,
+                ".".join(parts),
+            )
+    if not usable:
+        raise ApplicationError(
+            f"found no module or package named {NAME!r} in {config.discover!r} or below it (hidden folders, "
+            "virtual environments and node_modules are left out)"
+        )
+    if config.keeps_house:
+        logger.info("Found %s below %s.", ", ".join(name for name, _ in usable), config.discover)
+    for name, file in usable:
+        imported = getattr(importlib.import_module(name), "__file__", None) or "something else"
+        if os.path.realpath(imported) != os.path.realpath(file):
+            raise ApplicationError(f"found {file!r}, but {name!r} is {imported!r} already; rename one of them")
 
 
 def _named_broker(app: str) -> Broker | None:

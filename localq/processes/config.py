@@ -34,6 +34,7 @@ class PoolConfig:
       app: ``module``, ``module:attribute`` or ``module:object.attribute`` with the broker; empty for
         the broker of the program that starts the pool.
       modules: what is imported besides.
+      discover: a folder; every module below it that is named ``tasks`` is imported too.
       actors: names that must be declared then; see `pool`.
       path: folders that are importable.
       main: how a fresh process finds the starting program's main module, as `multiprocessing` has it.
@@ -59,6 +60,7 @@ class PoolConfig:
     queues: list[str] = field(default_factory=list)
     app: str = ""
     modules: list[str] = field(default_factory=list)
+    discover: str = ""
     actors: list[str] = field(default_factory=list)
     path: list[str] = field(default_factory=list)
     main: dict[str, Any] | None = None
