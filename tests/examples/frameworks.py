@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from ..processes.support import DIES_WITH_THE_TESTS, ROOT, Program, wait_until
 
 EXAMPLES = ROOT / "examples"
 
-SHELLS = [shell for shell in ("sh", "dash", "bash", "ksh") if shutil.which(shell)]
+SHELLS = list({os.path.realpath(path): path for path in map(shutil.which, ("sh", "bash", "ksh", "dash")) if path})
+every_shell = pytest.mark.parametrize("shell", SHELLS, ids=os.path.basename)
+"""Runs a test with each program that may run a shell script here."""
 
-__all__ = ["EXAMPLES", "SHELLS", "Program", "Stage", "wait_until"]
+__all__ = ["EXAMPLES", "Program", "Stage", "every_shell", "wait_until"]
 
 
 class Stage:
@@ -39,7 +44,7 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         for program in self.programs:
             if program.runs():
-                program.kill()  # what it started ends with it
+                _end(program)
             print(f"--- {program.name}: {program.out()}\n{program.log()[-10_000:]}")
 
     def start(self, *command: str | Path) -> Program:
@@ -77,3 +82,12 @@ class Stage:
     def localq(self, *arguments: str) -> str:
         """What ``localq`` prints with these arguments."""
         return self.run("localq", *arguments)
+
+
+def _end(program: Program) -> None:
+    """In order, so that a script ends what it has started; if that takes long, by force."""
+    program.signal(signal.SIGTERM)
+    try:
+        program.wait(10)
+    except subprocess.TimeoutExpired:
+        program.kill()

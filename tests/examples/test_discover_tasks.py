@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .frameworks import EXAMPLES, SHELLS, Stage
+from .frameworks import EXAMPLES, Stage, every_shell
 
 SCRIPT = EXAMPLES / "discover_tasks.sh"
 
@@ -46,7 +46,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield stage
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@every_shell
 def test_it_starts_localq_on_all_that_it_finds_in_a_folder(stage: Stage, shell: str) -> None:
     worker = stage.start(shell, SCRIPT, "project", "-p", "1").wait_until_up()
     assert f"found: {' '.join(NAMES)}\n" in worker.log()
@@ -69,7 +69,7 @@ def test_the_flag_of_localq_finds_the_same(stage: Stage) -> None:
     worker.stop()
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@every_shell
 def test_a_folder_without_any_is_an_error(stage: Stage, shell: str) -> None:
     (stage.folder / "empty").mkdir()
     script = stage.start(shell, SCRIPT, "empty")
@@ -77,7 +77,7 @@ def test_a_folder_without_any_is_an_error(stage: Stage, shell: str) -> None:
     assert f"no module or package named tasks in {stage.folder}/empty or below it" in script.log()
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@every_shell
 def test_a_folder_that_is_not_there_is_an_error(stage: Stage, shell: str) -> None:
     script = stage.start(shell, SCRIPT, "nosuch")
     assert script.wait() != 0
