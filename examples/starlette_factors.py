@@ -1,6 +1,6 @@
 """An ASGI application: one endpoint sends, another asks for the result, and neither blocks the event loop.
 
-It is written with Starlette; in FastAPI, which is built on that, the endpoints look the same. It needs
+It is written with Starlette, and what it calls is the same in FastAPI, which is built on that. It needs
 ``pip install starlette uvicorn``. Run these in two terminals, in the same folder, so that both find the
 same queue (or set LOCALQ_URL in both)::
 
