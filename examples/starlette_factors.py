@@ -13,8 +13,6 @@ Then::
     curl http://localhost:8000/factors/THE_ID_IN_THE_ANSWER
 """
 
-import asyncio
-
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -39,14 +37,14 @@ async def order_factors(request):
         number = int(await request.body())
     except ValueError:
         return JSONResponse({"error": "the body is not a number"}, status_code=400)
-    message = await asyncio.to_thread(factorize.send, number)
+    message = await factorize.asend(number)
     return JSONResponse({"factors": f"/factors/{message.message_id}"}, status_code=202)
 
 
 async def show_factors(request):
     message = factorize.message().copy(message_id=str(request.path_params["id"]))
     try:
-        factors = await asyncio.to_thread(message.get_result)
+        factors = await message.aget_result(block=False)
     except ResultMissing:  # also when the id is unknown, and ten minutes after the result came
         return JSONResponse({"factors": None}, status_code=202)
     except ResultFailure as failure:
