@@ -91,7 +91,11 @@ class Middleware:
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        """An actor has returned `result` or raised `exception`."""
+        """An actor has returned `result` or raised `exception`.
+
+        Also where `before_process_message` was not called for the message: an earlier hook of another
+        middleware has raised, or the message has ended its process for good (`WorkerCrashed`).
+        """
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         """A message was skipped: instead of `after_process_message`."""
