@@ -191,4 +191,5 @@ def async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
 
 def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, or it was made of such a function by `async_to_sync`."""
-    return getattr(fn, "is_async_actor", False) is True or inspect.iscoroutinefunction(fn)
+    # A proxy is not asked for an attribute that it may not be ready to look up.
+    return getattr(fn, "__dict__", {}).get("is_async_actor") is True or inspect.iscoroutinefunction(fn)

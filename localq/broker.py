@@ -83,6 +83,8 @@ class Broker(Hooks):
     is_private = False
     """Whether its store is meant to be seen by one process alone, as the stub broker's is: the command line then
     runs workers that see what they send themselves, instead of refusing to."""
+    is_default = False
+    """Whether `get_broker` made it, since nobody set one."""
 
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:
         super().__init__()
@@ -94,8 +96,6 @@ class Broker(Hooks):
         """Called when another actor is declared: by workers, which then serve it too."""
         self.actor_options: set[str] = set()
         all_brokers.add(self)
-        self.is_default = False
-        """Whether `get_broker` made it, since nobody set one."""
         self.url = url
         self._store: Store | None = None
         if middleware is None:
@@ -178,7 +178,7 @@ class Broker(Hooks):
             if isinstance(one, Results):
                 return one.backend_for(self)
         raise RuntimeError(
-            "this broker keeps no results: add localq.results.Results(...) to its middleware, or use "
+            "this broker doesn't have a results backend: add localq.results.Results(...) to its middleware, or use "
             "localq.connect(...), which has it"
         )
 

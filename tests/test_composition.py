@@ -577,7 +577,7 @@ def test_asking_for_results_that_the_broker_does_not_keep_says_so(make_broker: C
         lambda: g.completed,
         lambda: g.wait(timeout=20_000),
     ):
-        with pytest.raises(RuntimeError, match=r"keeps no results: add localq\.results\.Results"):
+        with pytest.raises(RuntimeError, match=r"have a results backend: add localq\.results\.Results"):
             ask()
 
 

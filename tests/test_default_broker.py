@@ -186,6 +186,26 @@ def test_actors_of_a_broker_that_was_set_stay_with_it(make_broker: Callable[...,
     assert second.get_declared_actors() == set()
 
 
+class NotReadyBroker(Broker):
+    """Stands in for a broker that is made later, as those of web frameworks do."""
+
+    def __init__(self) -> None:
+        pass  # nor is anything else there yet
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("not ready")
+
+
+def test_a_broker_that_is_not_ready_can_be_set_and_replaced(make_broker: Callable[..., Broker]) -> None:
+    early, late = NotReadyBroker(), make_broker("memory://")
+
+    localq.set_broker(early)
+    assert localq.get_broker() is early
+    localq.set_broker(late)
+
+    assert localq.get_broker() is late
+
+
 def test_set_broker_refuses_a_broker_that_has_an_actor_of_that_name(make_broker: Callable[..., Broker]) -> None:
     @localq.actor
     def work() -> None: ...

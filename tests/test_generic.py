@@ -47,6 +47,26 @@ def test_meta_holds_the_options_of_the_actor(stub: StubBroker) -> None:
     assert Task.options == {"max_retries": 32}
 
 
+def test_its_actor_may_be_a_stand_in_that_is_not_ready(stub: StubBroker) -> None:
+    class Later:
+        def __init__(self, fn: Any) -> None:
+            self.fn = fn
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name) if name.startswith("_") else RuntimeError("not ready")
+
+    class Add(localq.GenericActor):
+        class Meta:
+            actor = Later
+
+        def perform(self, x: int, y: int) -> int:
+            return x + y
+
+    declared = localq.actor(Add.fn, actor_name="add")
+
+    assert declared(1, 2) == 3
+
+
 def test_an_abstract_class_stays_one_and_hands_its_meta_down(stub: StubBroker) -> None:
     class Base(localq.GenericActor):
         class Meta:

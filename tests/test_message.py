@@ -366,5 +366,5 @@ def test_the_result_is_looked_for_in_the_backend_that_is_given(
 
 
 def test_asking_for_a_result_where_none_are_kept_says_what_is_missing(broker: Broker) -> None:
-    with pytest.raises(RuntimeError, match=r"keeps no results.*Results"):
+    with pytest.raises(RuntimeError, match=r"broker doesn't have a results backend.*Results"):
         make().get_result()

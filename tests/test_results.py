@@ -583,6 +583,18 @@ def test_a_backend_with_get_and_store_alone_is_enough(
     assert give.send().get_result(backend=backend, block=True) == 7
 
 
+def test_a_backend_may_answer_in_a_way_of_its_own_and_have_neither() -> None:
+    class Oracle(ResultBackend):
+        def get_result(self, message: Message[Any], **how: Any) -> Any:
+            return len(message.args)
+
+    assert make(args=(1, 2)).get_result(backend=Oracle()) == 2
+    with pytest.raises(NotImplementedError, match=r"Oracle has no _store\(\)"):
+        Oracle().store_result(make(), 1, MINUTE)
+    with pytest.raises(NotImplementedError, match=r"ResultBackend has no _get\(\)"):
+        make().get_result(backend=ResultBackend())
+
+
 def test_an_encoder_of_the_backend_is_used_in_the_place_of_the_global_one(
     make_broker: Callable[..., Broker], tmp_path: Path, drain: Callable[..., None]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
 from hashlib import md5
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ Missing: Any = _Missing()
 Result = Any
 
 
-class ResultBackend(ABC):
+class ResultBackend:
     """Keeps one result a message, for a time.
 
     Parameters:
@@ -193,13 +192,13 @@ class ResultBackend(ABC):
             naps, nap = compute_backoff(naps, factor=BACKOFF_FACTOR)
             sleep(min(nap, deadline.left() or 0) / 1000)
 
-    @abstractmethod
     def _get(self, key: str) -> Any:
         """What is under the key, or `Missing`."""
+        raise NotImplementedError(f"{type(self).__name__} has no _get()")
 
-    @abstractmethod
     def _store(self, key: str, result: Any, ttl: int) -> None:
         """Put it there for `ttl` milliseconds."""
+        raise NotImplementedError(f"{type(self).__name__} has no _store()")
 
 
 class StoreBackend(ResultBackend):
