@@ -34,6 +34,7 @@ class CommandOrModule(click.Group):
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         if isinstance(args, Namespace):
+            extra["obj"] = args
             args = ["worker", *args.command_line]
         return super().main(args, *rest, **extra)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +180,7 @@ def worker(
         watch=os.path.abspath(watch) if watch else "",
         watch_include=list(watch_include),
         watch_exclude=list(watch_exclude),
+        rerun=[sys.executable, *sys.orig_argv[1:]] if _is_called_by_a_program() else [],
         start_method="spawn" if use_spawn else start_method,
         shutdown_timeout=worker_shutdown_timeout,
         log_level=logging.DEBUG if verbose else logging.INFO,
@@ -193,9 +195,18 @@ def worker(
         set_up_logging(config)
     except OSError as error:
         raise click.UsageError(f"cannot write the log file {log_file!r}: {error.strerror}") from error
+    supervisor = Supervisor(config)
     with _pid_file(pid_file):
-        code = Supervisor(config).run()
+        code = supervisor.run()
+    if supervisor.runs_anew:
+        os.execv(config.rerun[0], config.rerun)
     sys.exit(code)
+
+
+def _is_called_by_a_program() -> bool:
+    """Whether a program calls the command, in whose process the application may be already, with words
+    that it parsed before."""
+    return isinstance(click.get_current_context().obj, Namespace)
 
 
 def _module_named_worker(folders: tuple[str, ...]) -> str:

@@ -45,6 +45,8 @@ class PoolConfig:
       fork: the one of them that this process runs, if it is one of those.
       watch: a folder; the workers are replaced when a file in it changes.
       watch_include, watch_exclude: patterns of files that count besides ``*.py``, and that do not.
+      rerun: a program and its arguments, which a reload runs in the place of this process once the pool has
+        stopped; empty: it replaces the worker processes.
       start_method: "fork" or "spawn".
       shutdown_timeout: milliseconds for running messages to end when the pool stops.
       host_timeout: the same, in milliseconds, when the program that started the pool has died.
@@ -72,6 +74,7 @@ class PoolConfig:
     watch: str = ""
     watch_include: list[str] = field(default_factory=list)
     watch_exclude: list[str] = field(default_factory=list)
+    rerun: list[str] = field(default_factory=list)
     start_method: str = field(default_factory=default_start_method)
     shutdown_timeout: int = 600_000
     host_timeout: int = 1_000

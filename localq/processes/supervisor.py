@@ -75,6 +75,8 @@ class Supervisor:
         self.logger = get_logger(__name__, type(self))
         self.config = config
         self.status = 0
+        self.runs_anew = False
+        """Whether what has stopped it is a reload, for which ``config.rerun`` is to be run."""
         self._pipes = pipes
         self._workers: dict[int, WorkerProcess] = {}
         self._due: dict[int, Deadline] = {}
@@ -309,12 +311,13 @@ class Supervisor:
     # -- stopping
 
     def _stop_or_kill(self, why: str) -> None:
-        if self._stopping:
+        if self._stopping and not self.runs_anew:
             self.logger.warning("Told to stop for the second time; killing all worker processes.")
             self.status = KILLED
             self._kill()
         else:
             self.logger.info("Stopping on %s.", why)
+            self.runs_anew = False
             self._stop()
 
     def _stop(self) -> None:
@@ -335,6 +338,12 @@ class Supervisor:
 
     def _reload(self) -> None:
         if self._stopping:
+            return
+        if self.config.rerun:
+            # A process that is forked from this one would have the modules that are in memory here.
+            self.logger.info("Replacing the whole program.")
+            self.runs_anew = True
+            self._stop()
             return
         self.logger.info("Replacing all worker processes.")
         self._await_forks()
