@@ -534,6 +534,18 @@ def test_an_sqlite_broker_takes_a_path_and_options(tmp_path: Path) -> None:
     broker.close()
 
 
+def test_an_sqlite_broker_takes_a_url_in_their_place(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db?durability=full"
+    broker = SQLiteBroker(url=url, middleware=[])
+    localq.actor(lambda: None, actor_name="work", broker=broker).send()
+
+    assert broker.location.url == url
+    assert (tmp_path / "jobs.db").exists()
+    broker.close()
+    with pytest.raises(TypeError, match="path and url cannot be given together"):
+        SQLiteBroker(tmp_path / "jobs.db", url=url)
+
+
 def test_an_sqlite_broker_names_an_argument_that_it_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="speed"):
         SQLiteBroker(path=tmp_path / "jobs.db", speed="high")  # type: ignore[call-arg]
