@@ -41,6 +41,12 @@ print(response.status)
 """
 
 
+def test_it_is_found_where_settings_written_for_dramatiq_1_look_for_it() -> None:
+    assert localq.middleware.Prometheus is Prometheus
+    with pytest.raises(AttributeError, match="has no attribute 'Prometeus'"):
+        localq.middleware.Prometeus  # noqa: B018
+
+
 @needs_client
 def test_its_fork_serves_on_port_9191_unless_told_otherwise(tmp_path: Path) -> None:
     # In a process of its own: the client decides for good when it is imported where it counts.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from .age_limit import AgeLimit
 from .asyncio import AsyncIO
 from .callbacks import Callbacks
@@ -43,3 +46,9 @@ default_middleware: list[type[Middleware]] = [
     Retries,
 ]
 """What a broker gets when none is named, in this order."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Prometheus":  # dramatiq had it here up to its version 1, and settings still name it so
+        return importlib.import_module(".prometheus", __name__).Prometheus
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
