@@ -302,6 +302,16 @@ def test_the_command_named_dramatiq_is_localq_as_dramatiq(tmp_path: Path, run: R
     assert "No module named 'no_such_module'" in ran.stderr
 
 
+def test_the_command_named_dramatiq_takes_all_words_behind_an_option_that_takes_many(
+    tmp_path: Path, run: Run
+) -> None:
+    write(tmp_path, "here/tasks.py", "import more")
+    write(tmp_path, "there/more.py", "import no_such_module")
+    ran = run("-c", COMMAND, "--path", "here", "there", "--processes", "1", "tasks", check=False)
+    assert ran.returncode == 2
+    assert "No module named 'no_such_module'" in ran.stderr
+
+
 def test_the_command_named_dramatiq_is_left_to_an_installed_dramatiq(tmp_path: Path, run: Run) -> None:
     write(tmp_path, "dramatiq/__init__.py", REAL_DRAMATIQ)
     write(tmp_path, "dramatiq/__main__.py", "def main(): print('the real one')")
@@ -323,9 +333,11 @@ def test_the_words_of_the_command_line_can_be_parsed_and_run_by_a_program(tmp_pa
         from dramatiq.cli import CPUS, HAS_WATCHDOG, LOGFORMAT, VERBOSITY, import_broker, main, make_argument_parser
         module, broker = import_broker("tasks")
         assert module is sys.modules["tasks"] and "add" in broker.actors
-        words = ["--processes", "1", "--threads", "2", "tasks", "--queues", "mail", "default", "-v"]
+        words = ["--path", ".", "there", "--processes", "1", "--threads", "2", "tasks"]
+        words += ["--queues", "mail", "default", "-v"]
         arguments = make_argument_parser().parse_args(words)
         print(arguments.processes, arguments.threads, arguments.app, arguments.queues, arguments.verbose)
+        print(arguments.path)
 
         @dramatiq.actor
         def end():
@@ -334,7 +346,7 @@ def test_the_words_of_the_command_line_can_be_parsed_and_run_by_a_program(tmp_pa
         end.send()
         main(arguments)
     """)
-    assert run("main.py").stdout == "1 2 tasks ('mail', 'default') 1\n"
+    assert run("main.py").stdout == "1 2 tasks ('mail', 'default') 1\n('.', 'there')\n"
 
 
 def test_words_that_are_wrong_end_the_program_that_parses_them(run: Run) -> None:

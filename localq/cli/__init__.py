@@ -11,6 +11,7 @@ import click
 from ..dramatiq_alias import install_as_dramatiq
 from ..errors import LocalqError
 from ..version import __version__
+from .arguments import AS_DRAMATIQ_DOES
 from .as_dramatiq import (
     CPUS,
     HAS_WATCHDOG,
@@ -34,7 +35,7 @@ class CommandOrModule(click.Group):
 
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         if isinstance(args, Namespace):
-            extra["obj"] = args
+            extra |= {"obj": args, "prog_name": AS_DRAMATIQ_DOES}
             args = ["worker", *args.command_line]
         return super().main(args, *rest, **extra)
 
@@ -77,4 +78,4 @@ def dramatiq() -> None:
     real = the_real_one()
     if real is not None:
         sys.exit(real())
-    main([AS_DRAMATIQ, *sys.argv[1:]], prog_name="dramatiq")
+    main([AS_DRAMATIQ, *sys.argv[1:]], prog_name=AS_DRAMATIQ_DOES)

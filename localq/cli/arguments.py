@@ -14,22 +14,27 @@ SHORTEST, LONGEST = 10, 1_800_000
 """Milliseconds that fork functions may be told to wait for the workers."""
 
 
+AS_DRAMATIQ_DOES = "dramatiq"
+"""The name of a program that understands words as dramatiq does."""
+
+
 class WordsAfterOptions(click.Command):
     """``localq MODULE -Q mail default`` names two queues: behind the module, these options take all
-    words up to the next option. ``--discover`` stands for a module, and its value may be left out
-    where an option follows, or nothing."""
+    words up to the next option; in dramatiq they do so in front of it as well. ``--discover`` stands for
+    a module, and its value may be left out where an option follows, or nothing."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(self._one_word_each(args)))
+        everywhere = ctx.find_root().info_name == AS_DRAMATIQ_DOES
+        return super().parse_args(ctx, list(self._one_word_each(args, everywhere)))
 
-    def _one_word_each(self, args: list[str]) -> Iterator[str]:
+    def _one_word_each(self, args: list[str], everywhere: bool) -> Iterator[str]:
         takes_value = {
             name
             for option in self.params
             if isinstance(option, click.Option) and not option.is_flag and not option.count
             for name in option.opts
         }
-        option, has_module = "", False
+        option, has_module = "", everywhere
         words = deque(args)
         while words:
             word = words.popleft()

@@ -16,6 +16,7 @@ from ..broker import Broker
 from ..processes.application import load_application
 from ..processes.config import PoolConfig, available_cores
 from ..processes.logs import FORMAT
+from .arguments import AS_DRAMATIQ_DOES
 from .worker import worker
 
 CPUS = available_cores()
@@ -37,7 +38,7 @@ class ArgumentParser:
         """
         words = list(sys.argv[1:] if args is None else args)
         try:
-            context = worker.make_context("localq", list(words))
+            context = worker.make_context(AS_DRAMATIQ_DOES, list(words))
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
