@@ -145,7 +145,7 @@ class Execution:
 
     def _call_actor(self) -> None:
         message, door = self.message, self._door
-        if self._exception is not None:
+        if self._exception is not None or message.failed:
             return
         actor = self._broker.actors[message.actor_name]
         try:
@@ -195,25 +195,13 @@ class Execution:
         current.thread.outcome = current.thread.store = current.thread.later = None
 
     def _run_hooks_after(self) -> None:
-        error = self._exception
+        message, broker = self.message, self._broker
         if self._refused:
             return
-        if error is None:
-            self._announce_what_happened()
+        if self._exception is not None:
+            self._run_hooks_after_exception(self._exception)
             return
-        traceback = error.__traceback__
-        try:
-            raise error
-        except BaseException:  # hooks may ask sys.exc_info() for it, as those that report errors do
-            error.__traceback__ = traceback  # without this frame
-            self._announce_what_happened()
-
-    def _announce_what_happened(self) -> None:
-        message, broker = self.message, self._broker
-        if self._skipped:
-            broker.emit_after("skip_message", message)
-            return
-        broker.emit_after("process_message", message, result=self._result, exception=self._exception)
+        broker.emit_after("process_message", message, result=self._result, exception=None)
         if self._result is not None and not broker.has_middleware("Results"):
             if message.options.get("pipe_target") is None:
                 _log().warning(
@@ -221,6 +209,18 @@ class Execution:
                     "Consider adding the Results middleware to your broker.",
                     message.actor_name,
                 )
+
+    def _run_hooks_after_exception(self, error: BaseException) -> None:
+        traceback = error.__traceback__
+        try:
+            raise error
+        except BaseException:
+            # In a handler, since hooks ask `sys.exc_info` too. The line above is no part of what happened.
+            error.__traceback__ = traceback
+            if self._skipped:
+                self._broker.emit_after("skip_message", self.message)
+            else:
+                self._broker.emit_after("process_message", self.message, result=None, exception=error)
 
     def _fail_if_nobody_retries(self) -> None:
         # dramatiq forgets such a message; here it becomes a dead letter.

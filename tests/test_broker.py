@@ -1059,6 +1059,32 @@ def test_a_proxy_can_be_failed_and_keeps_an_exception_until_it_is_cleared() -> N
     assert (proxy.failed, proxy._exception) == (True, None)
 
 
+def test_a_message_that_a_hook_failed_before_it_ran_does_not_run(
+    broker: Broker, drain: Callable[..., None]
+) -> None:
+    told: list[Any] = []
+
+    class Failing(Middleware):
+        def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+            message.fail()
+
+        def after_process_message(self, broker: Broker, message: MessageProxy, **outcome: Any) -> None:
+            told.append(outcome)
+
+    broker.add_middleware(Failing())
+
+    @localq.actor
+    def work() -> None:
+        told.append("it ran")
+
+    work.send()
+    drain(broker)
+
+    (dead,) = broker.store.browse(Selection())
+    assert (dead.state, dead.reason) == (DEAD, "failed by a middleware")
+    assert told == [{"result": None, "exception": None}]
+
+
 def test_a_message_that_a_hook_failed_is_a_dead_letter(broker: Broker, drain: Callable[..., None]) -> None:
     class Failing(Middleware):
         def after_process_message(self, broker: Broker, message: MessageProxy, **outcome: Any) -> None:

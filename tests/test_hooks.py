@@ -174,6 +174,39 @@ def raising(name: str, error: BaseException) -> Middleware:
     return middleware_with({name: hook})
 
 
+@pytest.mark.parametrize("hook", ["after_process_message", "after_skip_message"])
+def test_the_hooks_after_an_exception_run_where_sys_exc_info_gives_it(
+    broker: Broker, drain: Callable[..., None], hook: str
+) -> None:
+    """Middleware written for dramatiq asks there for the traceback."""
+    seen: list[tuple[Any, list[str], list[str]]] = []
+
+    def skip(*args: Any) -> None:
+        raise SkipMessage("on purpose")
+
+    def look(*args: Any, **outcome: Any) -> None:
+        kind, error, trace = sys.exc_info()
+        assert error is not None
+        seen.append((kind, names(trace), names(error.__traceback__)))
+
+    def names(trace: Any) -> list[str]:
+        return [frame.name for frame in traceback.extract_tb(trace)]
+
+    @localq.actor(max_retries=0)
+    def work() -> None:
+        raise RuntimeError("on purpose")
+
+    skips = hook == "after_skip_message"
+    broker.add_middleware(middleware_with({hook: look, **({"before_process_message": skip} if skips else {})}))
+    work.send()
+    drain(broker)
+
+    ((kind, frames, of_error),) = seen
+    assert kind is (SkipMessage if skips else RuntimeError)
+    assert frames[-1] == of_error[-1] == ("skip" if skips else "work")
+    assert [name for name in of_error if "hooks_after" in name] == [], "it has not been raised there"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("of the hook"), SystemExit(3), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("name", CALLED_IN_A_WORKER)
 def test_a_hook_that_raises_is_logged_as_critical_and_every_message_ends(
