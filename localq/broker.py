@@ -279,10 +279,12 @@ class Broker(Hooks):
         for record, (_, wait) in zip(records, sent, strict=True):
             if wait is not None and record.eta is not None and record.eta > now:
                 record.eta += 1  # the millisecond that has begun does not count: nothing runs early
-        self._put(records, now)
+        self._put(records, now, lambda: self._tell_sent(sent))
+        return [message for message, _ in sent]
+
+    def _tell_sent(self, sent: list[tuple[Message[Any], int | None]]) -> None:
         for message, wait in sent:
             self.emit_after("enqueue", message, wait)
-        return [message for message, _ in sent]
 
     def prepared(self, message: Message[Any]) -> Message[Any]:
         """The message as `enqueue` would store it: without an ``eta`` that means nothing."""
@@ -307,13 +309,15 @@ class Broker(Hooks):
             )
         return message._replace(options={name: value for name, value in message.options.items() if name != "eta"})
 
-    def _put(self, records: Sequence[Record], now: int) -> None:
+    def _put(self, records: Sequence[Record], now: int, on_stored: Callable[[], None]) -> None:
         store = self.store
         outcome = current.outcome_in(store)
         if outcome is None:
-            store.put(records, now=now)
+            # What a hook records of a message it has sent should not come after what a worker records of it.
+            store.put(records, now=now, on_stored=on_stored)
         else:
             outcome.puts += records
+            on_stored()
 
     def record_of(self, message: Message[Any], now: int) -> Record:
         """What the store keeps of a message."""

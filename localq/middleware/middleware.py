@@ -75,7 +75,8 @@ class Middleware:
         """A message is about to be sent, with a delay in milliseconds or None."""
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
-        """A message was sent."""
+        """A message was sent. A worker that sleeps is woken for it when all of these hooks have run; one that
+        is at work may have taken it already."""
 
     def before_delay_message(self, broker: Broker, message: MessageProxy) -> None:
         """A message was taken before its time. It never is here: it waits in the store."""

@@ -225,8 +225,13 @@ class Store(ABC):
     # -- messages
 
     @abstractmethod
-    def put(self, records: Sequence[Record], *, now: int) -> None:
-        """Store new messages, all or none, in their order. A future `eta` delays its message."""
+    def put(
+        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
+    ) -> None:
+        """Store new messages, all or none, in their order. A future `eta` delays its message.
+
+        `on_stored` is called when they are stored, and before a worker that sleeps is woken for them.
+        """
 
     def claim(self, claim: Claim, *, now: int) -> list[Record]:
         """Take the next messages to run: by priority over all queues, then by age.

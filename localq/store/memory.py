@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -65,11 +65,20 @@ class MemoryStore(KeyedMemory):
 
     # -- messages
 
-    def put(self, records: Sequence[Record], *, now: int) -> None:
+    def put(
+        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
+    ) -> None:
         check(records)
         with shielded(), self._lock:
             self._add(records, now)
-            self._changed.notify_all()
+            if on_stored is None:
+                self._changed.notify_all()
+                return
+        try:
+            on_stored()
+        finally:
+            with shielded(), self._lock:
+                self._changed.notify_all()
 
     def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         for outcome in outcomes:  # all of them before the first write: a bad one leaves no half

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,10 +95,16 @@ class SQLiteStore(RegistrySQLite):
 
     # -- messages
 
-    def put(self, records: Sequence[Record], *, now: int) -> None:
+    def put(
+        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
+    ) -> None:
         with self.database.write as connection:
             self._insert(connection, records, now)
-        self._ring(records)
+        try:
+            if on_stored is not None:
+                on_stored()
+        finally:
+            self._ring(records)
 
     def _insert(self, connection: sqlite3.Connection, records: Sequence[Record], now: int) -> None:
         if not records:

@@ -602,6 +602,31 @@ class StoreContract:
                 store.put([message(f"m{n}", queue="pq"[n % 2])], now=now)
             assert consumer.result(5) == [f"m{n}" for n in range(20)]
 
+    def test_put_tells_its_caller_before_it_wakes_who_sleeps(self, store: Store, worker: int, now: int) -> None:
+        sleeps: list[bool] = []
+
+        def look() -> None:
+            time.sleep(0.02)
+            sleeps.append(not waiter.done())
+
+        with promptly():
+            while not any(sleeps):  # until it was asleep, as it may not be yet
+                assert len(sleeps) < 100
+                with another_thread(lambda: store.wait(["q"], now=now, timeout=LONG)) as waiter:
+                    time.sleep(0.01)
+                    store.put([message()], now=now, on_stored=look)
+                    assert waiter.result(5)
+                assert len(take(store, worker, now)) == 1
+
+    def test_put_wakes_who_sleeps_even_if_its_caller_cannot_be_told(self, store: Store, now: int) -> None:
+        def fail() -> None:
+            raise RuntimeError("on purpose")
+
+        with promptly(), another_thread(lambda: store.wait(["q"], now=now, timeout=LONG)) as waiter:
+            with pytest.raises(RuntimeError, match="on purpose"):
+                store.put([message()], now=now, on_stored=fail)
+            assert waiter.result(5)
+
     @pytest.mark.parametrize("kind", [RELEASE, RETRY, "move", "leave", "follow-up"])
     def test_wait_wakes_on_whatever_brings_a_message(self, store: Store, worker: int, now: int, kind: str) -> None:
         store.put([message("a")], now=now)
