@@ -225,9 +225,7 @@ class Store(ABC):
     # -- messages
 
     @abstractmethod
-    def put(
-        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
-    ) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
         """Store new messages, all or none, in their order. A future `eta` delays its message.
 
         `on_stored` is called when they are stored, and before a worker that sleeps is woken for them.

@@ -65,9 +65,7 @@ class MemoryStore(KeyedMemory):
 
     # -- messages
 
-    def put(
-        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
-    ) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
         check(records)
         with shielded(), self._lock:
             self._add(records, now)

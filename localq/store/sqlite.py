@@ -95,9 +95,7 @@ class SQLiteStore(RegistrySQLite):
 
     # -- messages
 
-    def put(
-        self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None
-    ) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
         with self.database.write as connection:
             self._insert(connection, records, now)
         try:

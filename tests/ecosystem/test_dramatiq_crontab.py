@@ -29,6 +29,15 @@ TASKS = """
     def report():
         note("report")
 """
+WORKER = """
+    import django
+    django.setup()
+    import shop.tasks
+    from dramatiq_crontab import scheduler
+    from notes import note
+    for job in scheduler.get_jobs():
+        note("job", job.name, job.trigger)
+"""
 
 
 def test_its_scheduler_sends_what_its_decorators_registered(lab: Lab) -> None:
@@ -36,15 +45,7 @@ def test_its_scheduler_sends_what_its_decorators_registered(lab: Lab) -> None:
     lab.write("shop/__init__.py", "")
     lab.write("settings.py", SETTINGS)
     lab.write("shop/tasks.py", TASKS)
-    lab.write("worker.py", """
-        import django
-        django.setup()
-        import shop.tasks
-        from dramatiq_crontab import scheduler
-        from notes import note
-        for job in scheduler.get_jobs():
-            note("job", job.name, job.trigger)
-    """)
+    lab.write("worker.py", WORKER)
     lab.env["DJANGO_SETTINGS_MODULE"] = "settings"
 
     pool = lab.start_pool("worker", "-p", "1")

@@ -793,9 +793,7 @@ class StoreContract:
         assert store.browse(EVERYTHING) == []
 
     @pytest.mark.parametrize("source", [DEAD, CANCELLED])
-    def test_what_does_not_wait_is_not_cancelled(
-        self, store: Store, worker: int, now: int, source: str
-    ) -> None:
+    def test_what_does_not_wait_is_not_cancelled(self, store: Store, worker: int, now: int, source: str) -> None:
         before = self.put_one_in(source, store, worker, now)
         outcome = Outcome(before, CANCELLED, "too late", values=[Value("k", b"v", HOUR)])
         store.finish([outcome], now=now)
