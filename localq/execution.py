@@ -90,9 +90,7 @@ class Execution:
         """Run the hooks that wait until the outcome is written."""
         for call in self._later:
             call()
-        signal = "nack" if self.message.failed else "ack"
-        if self._broker.hooks(f"after_{signal}"):
-            self._broker.emit_after(signal, self.message)
+        self._broker.emit_after("nack" if self.message.failed else "ack", self.message)
         # It refers to frames, which refer to everything: let go of it.
         self.message.clear_exception()
         self._exception = None

@@ -1,4 +1,4 @@
-"""The hooks of a broker's middleware: looked up once, called in order, and contained."""
+"""The hooks of a broker's middleware: looked up, called in order, and contained."""
 
 from __future__ import annotations
 
@@ -9,29 +9,38 @@ from typing import Any
 from .errors import MiddlewareError
 from .middleware import Middleware
 
+_NOTHING = dict(vars(Middleware))
+"""The hooks that do nothing, by name, as they were before a test replaced one."""
+
 
 class Hooks:
     """What a broker does with its ``middleware``, a list that may be changed at any time."""
 
     logger: logging.Logger
+    looks_for_new_hooks = False
+    """Whether middleware that had no hook of a name may have one later on: where tests replace them."""
 
     def __init__(self) -> None:
         self.middleware: list[Middleware] = []
-        self._hooks: dict[str, list[Callable[..., Any]]] = {}
-        self._hooks_of: list[Middleware] = []
+        self._holders: dict[str, list[Middleware]] = {}
+        """By the name of a hook: the middleware that has one which does something."""
+        self._holders_of: list[Middleware] = []
         self._kinds: set[str] = set()
 
     def hooks(self, name: str) -> list[Callable[..., Any]]:
-        """The hooks of that name that some middleware really has, in the order of the middleware."""
-        if self._hooks_of != self.middleware:
-            self._hooks_of = list(self.middleware)
-            self._hooks = {}
+        """The hooks of that name that do something, in the order of the middleware.
+
+        Which middleware has one is looked up once, and the hook itself each time: a test or a tracer may
+        have replaced it, on the object or on its class.
+        """
+        if self.looks_for_new_hooks or self._holders_of != self.middleware:
+            self._holders_of = list(self.middleware)
+            self._holders = {}
             self._kinds = {cls.__name__ for one in self.middleware for cls in type(one).__mro__}
-        hooks = self._hooks.get(name)
-        if hooks is None:
-            hooks = [getattr(one, name) for one in self.middleware if _overrides(one, name)]
-            self._hooks[name] = hooks
-        return hooks
+        holders = self._holders.get(name)
+        if holders is None:
+            holders = self._holders[name] = [one for one in self.middleware if _overrides(one, name)]
+        return [getattr(one, name) for one in holders]
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Run all ``before_SIGNAL`` hooks in order.
@@ -71,5 +80,4 @@ class Hooks:
 def _overrides(middleware: Middleware, name: str) -> bool:
     """Whether the middleware has a hook of that name, other than the one that does nothing."""
     hook = getattr(middleware, name, None)
-    base = getattr(Middleware, name, None)
-    return hook is not None and getattr(hook, "__func__", hook) is not base
+    return hook is not None and getattr(hook, "__func__", hook) is not _NOTHING.get(name)

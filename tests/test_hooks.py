@@ -8,11 +8,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import localq
 from localq import Broker, Middleware
+from localq.brokers.stub import StubBroker
 from localq.middleware import SkipMessage
 from localq.store.base import DEAD, Selection
 
@@ -138,6 +140,101 @@ def test_what_an_actor_raised_is_the_current_exception_of_the_hook_after_it(
     assert sorted(set(kinds), key=str) == [("fail", RuntimeError), ("old", SkipMessage), ("succeed", type(None))]
     assert [names[-1:] for actor, _, names in calls if actor == "fail"] == 2 * [["fail"]]
     assert [names.count("_run_hooks_after") for _, _, names in calls] == len(calls) * [0]
+
+
+# -- hooks that are replaced while the broker is in use
+
+
+def acting(broker: Broker, drain: Callable[..., None]) -> Middleware:
+    """Middleware that has two hooks, of a broker whose hooks have all been called before."""
+
+    @localq.actor
+    def act() -> None:
+        pass
+
+    middleware = middleware_with(dict.fromkeys(("before_ack", "after_enqueue"), lambda *args: None))
+    broker.add_middleware(middleware)
+    act.send()
+    drain(broker)
+    return middleware
+
+
+@pytest.mark.parametrize("name", ["before_ack", "after_enqueue"])
+@pytest.mark.parametrize("owner", [lambda one: one, type], ids=["the object", "its class"])
+def test_a_hook_that_a_test_replaces_is_called_until_it_is_put_back(
+    broker: Broker, drain: Callable[..., None], owner: Callable[[Middleware], Any], name: str
+) -> None:
+    middleware = acting(broker, drain)
+    act = broker.get_actor("act")
+    with mock.patch.object(owner(middleware), name) as hook:
+        act.send()
+        drain(broker)
+    assert hook.call_count == 1
+    act.send()
+    drain(broker)
+    assert hook.call_count == 1
+
+
+@pytest.mark.parametrize("name", ["before_enqueue", "before_process_message", "before_ack", "after_ack"])
+@pytest.mark.parametrize("owner", [lambda one: one, type, lambda _: Middleware], ids=["object", "class", "base"])
+def test_on_the_stub_broker_a_test_replaces_hooks_that_were_none(
+    drain: Callable[..., None], owner: Callable[[Middleware], Any], name: str
+) -> None:
+    broker = StubBroker(middleware=[])
+    middleware = middleware_with({})
+    broker.add_middleware(middleware)
+    localq.set_broker(broker)
+
+    @localq.actor
+    def act() -> None:
+        pass
+
+    act.send()
+    drain(broker)
+    with mock.patch.object(owner(middleware), name) as hook:
+        act.send()
+        drain(broker)
+    assert hook.call_count == 1
+    act.send()
+    drain(broker)
+    assert hook.call_count == 1
+
+
+def test_a_mock_passes_for_middleware(broker: Broker, drain: Callable[..., None]) -> None:
+    acting(broker, drain)
+    pretender = mock.MagicMock(spec=Middleware, actor_options=set())
+    broker.middleware.append(pretender)
+    broker.get_actor("act").send()
+    drain(broker)
+    (_, message), results = pretender.after_process_message.call_args
+    assert (message.actor_name, results) == ("act", {"result": None, "exception": None})
+
+
+def test_a_broker_that_listens_to_itself_hears_every_signal(start_worker: Callable[..., localq.Worker]) -> None:
+    heard = []
+
+    class Listening(StubBroker):
+        def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+            heard.append(f"before_{signal}")
+            super().emit_before(signal, *args, **kwargs)
+
+        def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+            heard.append(f"after_{signal}")
+            super().emit_after(signal, *args, **kwargs)
+
+    broker = Listening(middleware=[])
+    localq.set_broker(broker)
+
+    @localq.actor
+    def act() -> None:
+        pass
+
+    worker = start_worker(broker)
+    act.send()
+    broker.join("default")
+    worker.stop()
+    others = {"before_delay_message", "before_nack", "after_nack", "after_skip_message", "after_process_boot"}
+    assert set(HOOKS) - others <= set(heard)
 
 
 # -- hooks that raise
