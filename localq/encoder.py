@@ -30,6 +30,9 @@ from msgpack import ExtType, Packer, unpackb  # type: ignore[import-untyped]
 
 from .errors import DecodeError, EncodeError
 
+MessageData = dict[str, Any]
+"""What an encoder turns into bytes and back; dramatiq's name, which packages take from here."""
+
 _Child = tuple[str, Any, bool]
 """A value in another: its place, itself, and whether it is a key of a dict."""
 

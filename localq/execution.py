@@ -69,10 +69,10 @@ class Execution:
         self._later: list[Any] = []
         self.message: MessageProxy
         self.outcome = Outcome(record)
+        self._decode()
 
     def run(self) -> Outcome:
-        """The life of a message, first to last."""
-        self._decode()
+        """The life of a message that was read, first to last."""
         self._look_for_a_verdict()
         self._run_hooks_before()
         self._call_actor()

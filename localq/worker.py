@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from .async_lane import AsyncLane
 from .asyncio import get_event_loop_thread, is_async
+from .broker import Broker
 from .cells import Cells
 from .clock import Deadline, clock
 from .common import getenv_int
@@ -22,9 +23,6 @@ from .store import Record, WorkerRecord
 from .store.base import ALONE
 from .timekeeper import Timekeeper
 from .worker_thread import WorkerThread
-
-if TYPE_CHECKING:
-    from .broker import Broker
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
@@ -310,6 +308,9 @@ class ConsumerThread:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
+
+
+_WorkerThread, _ConsumerThread = WorkerThread, ConsumerThread  # older names, which packages take from here
 
 
 def _has_ended(thread: Any, seconds: float) -> bool:

@@ -25,6 +25,7 @@ from .store.base import ALONE, DEAD, RELEASE
 from .threading import Interrupt, Interruptible
 
 if TYPE_CHECKING:
+    from .consumer import MessageProxy
     from .worker import Worker
 
 LONGEST_BURST = 32
@@ -74,6 +75,7 @@ class WorkerThread(threading.Thread):
         self._burst = 1
         self._slowest = 0.0
         self._failures = 0
+        self._execution: Execution
 
     # -- orders from other threads
 
@@ -217,17 +219,25 @@ class WorkerThread(threading.Thread):
 
     def _execute(self, record: Record) -> None:
         worker, cells = self.worker, self.worker.cells
-        execution = Execution(self.broker, record, self.door)
         started = self.started_at = time.monotonic() * 1000
         if cells is not None:
             cells.enter(self.number, record.sequence, record.claim)
-        outcome = execution.run()
+        execution = self._execution = Execution(self.broker, record, self.door)
+        try:
+            self.process_message(execution.message)
+        finally:
+            del self._execution  # it holds what the actor returned
         if cells is not None:
             cells.leave(self.number)
         self.started_at = 0.0
-        self._ended.append((outcome, execution.tell))
+        self._ended.append((execution.outcome, execution.tell))
         slowest = worker.learn(record.actor, time.monotonic() * 1000 - started)
         self._slowest = max(self._slowest, slowest)
+
+    def process_message(self, message: MessageProxy) -> None:
+        """Run the actor of the message that was claimed, and all hooks around it. For tracers, which replace
+        this method by one that calls it."""
+        self._execution.run()
 
     # -- writing
 

@@ -293,7 +293,7 @@ localq.brokers.stub: StubBroker _StubMessageProxy
 localq.common: compute_backoff current_millis dq_name getenv_int iter_queue join_all join_queue q_name xq_name
 localq.cli: CPUS HAS_WATCHDOG LOGFORMAT VERBOSITY import_broker main make_argument_parser
 localq.composition: group pipeline
-localq.encoder: Encoder JSONEncoder MsgpackEncoder PickleEncoder
+localq.encoder: Encoder JSONEncoder MessageData MsgpackEncoder PickleEncoder
 localq.errors: DramatiqError BrokerError DecodeError ActorNotFound QueueNotFound QueueJoinTimeout RateLimitExceeded
     Retry BrokerConnectionError ConnectionClosed ConnectionFailed
 localq.generic: GenericActor
@@ -333,8 +333,8 @@ localq.results.middleware: Results
 localq.results.result: unwrap_result wrap_exception wrap_result
 localq.store: Store Record open_store
 localq.threading: Interrupt current_platform is_gevent_active raise_thread_exception supported_platforms
-localq.worker: Worker ConsumerThread WorkerThread WORKER_TIMEOUT CONSUMER_RESTART_DELAY CONSUMER_RESTART_DELAY_SECS
-    QUEUE_PREFETCH DELAY_QUEUE_PREFETCH
+localq.worker: Worker ConsumerThread WorkerThread _ConsumerThread _WorkerThread WORKER_TIMEOUT
+    CONSUMER_RESTART_DELAY CONSUMER_RESTART_DELAY_SECS QUEUE_PREFETCH DELAY_QUEUE_PREFETCH
 """
 """What programs import, and from where: dramatiq's paths, shallow and deep, and our own."""
 

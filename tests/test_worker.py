@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import localq
-from localq import Broker, MessageProxy, Middleware, Worker
+import localq.worker
+from localq import Broker, MessageProxy, Middleware, Worker, WorkerThread
 from localq.brokers import SQLiteBroker
 from localq.errors import ResultMissing
 from localq.middleware import CurrentMessage
@@ -478,6 +479,30 @@ def test_the_hooks_of_a_thread_are_called_on_it(broker: Broker, start_worker: Ca
 
     assert sorted(kind for kind, _ in calls) == ["boot", "boot", "shutdown", "shutdown"]
     assert {thread for _, thread in calls} == set(worker.workers)
+
+
+def test_a_tracer_can_wrap_what_a_thread_does_with_a_message(
+    broker: Broker, start_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans: list[tuple[str, Any]] = []
+    original = localq.worker._WorkerThread.process_message
+
+    def traced(self: WorkerThread, message: MessageProxy) -> None:
+        spans.append((f"begin {message.actor_name}", message.options["parent"]))
+        original(self, message)
+        spans.append((f"end {message.actor_name}", message.failed))
+
+    monkeypatch.setattr(localq.worker._WorkerThread, "process_message", traced)
+
+    @localq.actor(max_retries=0)
+    def fail() -> None:
+        spans.append(("run", None))
+        raise RuntimeError("on purpose")
+
+    fail.send_with_options(parent="span 1")
+    worker = start_worker(broker)
+    worker.join()
+    assert spans == [("begin fail", "span 1"), ("run", None), ("end fail", True)]
 
 
 def test_threads_of_others_are_stopped_and_paused_with_the_worker(
