@@ -153,7 +153,7 @@ class group:
         Raises:
           RuntimeError: there are completion callbacks, and the broker has no `GroupCallbacks`.
         """
-        self.broker.enqueue_many(list(self.starts(delay)))
+        self.broker.enqueue_together(self.starts(delay))
         return self
 
     async def arun(self, *, delay: int | None = None) -> group:

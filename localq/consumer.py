@@ -23,6 +23,35 @@ SAFETY_LOOK = 1000
 class Consumer:
     """The messages of one queue, one after the other: iterate over it.
 
+    This is what `Broker.consume` gives, whatever the broker: a base without a constructor, for who writes a
+    broker of their own.
+    """
+
+    def __iter__(self) -> Iterator[MessageProxy | None]:
+        return self
+
+    def __next__(self) -> MessageProxy | None:
+        """The next message, or None if none comes in time."""
+        raise NotImplementedError
+
+    def ack(self, message: Any) -> None:
+        """The message is done."""
+        raise NotImplementedError
+
+    def nack(self, message: Any) -> None:
+        """The message is a dead letter."""
+        raise NotImplementedError
+
+    def requeue(self, messages: Iterable[Any]) -> None:
+        """The messages go back to where they were."""
+
+    def close(self) -> None:
+        """Give back what is still held."""
+
+
+class StoreConsumer(Consumer):
+    """The messages of one queue in a store.
+
     Whoever iterates ends each message with `ack`, `nack` or `requeue`. What is still held when the
     consumer is closed, or its process dies, goes back to the queue. No hook runs.
 
@@ -49,9 +78,6 @@ class Consumer:
             self._cells = Cells(path, 1, 0)  # before the store hears of it: then a free lock means death
         worker = WorkerRecord(name, os.getpid(), self._queues, [])
         return self._store.join(worker, now=clock.wall())
-
-    def __iter__(self) -> Iterator[MessageProxy | None]:
-        return self
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None if none comes in time."""
@@ -123,13 +149,25 @@ class MessageProxy:
     cancelled = False
     """Whether nobody wanted it any more before it ran: it is set aside, and no dead letter."""
 
+    failure_is_told = False
+    """Whether those who wait for its result are told that it failed."""
+
     def __init__(self, message: Message[Any], record: Record | None = None) -> None:
-        # A message never changes, so that its fields can stand here too: a hook reads many.
-        self.__dict__.update(message.__dict__)
         self.failed = False
         self._message = message
         self._record = record
         self._exception: BaseException | None = None
+
+    @property
+    def _message(self) -> Message[Any]:
+        """The message itself. A hook may put another in its place, which the hooks after it and the actor get."""
+        return self._its_message
+
+    @_message.setter
+    def _message(self, message: Message[Any]) -> None:
+        # A message never changes, so that its fields can stand here too: a hook reads many.
+        self._its_message = message
+        self.__dict__.update(message.__dict__)
 
     def cancel(self) -> None:
         """Mark it as failed, and as one that nobody wants any more."""
@@ -148,7 +186,7 @@ class MessageProxy:
         self._exception = None
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_message":  # not yet set: a copy, or an unpickled one
+        if name in ("_message", "_its_message"):  # not yet set: a copy, or an unpickled one
             raise AttributeError(name)
         return getattr(self._message, name)
 

@@ -54,7 +54,7 @@ class Encoder(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
-            cls.name = f"{cls.__module__}:{cls.__qualname__}"
+            cls.name = _path_of(cls)
 
     @abstractmethod
     def encode(self, data: dict[str, Any]) -> bytes:
@@ -71,6 +71,15 @@ class Encoder(ABC):
         Raises:
           DecodeError: whatever is wrong with `data`; nothing else is raised.
         """
+
+
+def name_of(encoder: Any) -> str:
+    """The name of an encoder, which may be any object with the two methods."""
+    return getattr(encoder, "name", None) or _path_of(type(encoder))
+
+
+def _path_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 class MsgpackEncoder(Encoder):

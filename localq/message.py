@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from . import current
 from .clock import current_millis
 from .composition import pipeline
-from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder
+from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder, name_of
 from .errors import DecodeError
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 def _encoder_named(name: str, data: bytes) -> Encoder:
     encoder = get_encoder()
-    if encoder.name == name:
+    if name_of(encoder) == name:
         return encoder
     for built_in in (MsgpackEncoder, JSONEncoder):
         if built_in.name == name:

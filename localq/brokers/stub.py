@@ -10,7 +10,8 @@ from typing import Any
 
 from ..broker import Broker
 from ..clock import Deadline, clock
-from ..consumer import Consumer, MessageProxy, unreadable_message
+from ..consumer import Consumer, MessageProxy, StoreConsumer, unreadable_message
+from ..encoder import name_of
 from ..errors import DecodeError, QueueNotFound
 from ..message import WIRE_VERSION, Message, get_encoder
 from ..middleware import Middleware
@@ -124,7 +125,7 @@ class StubBroker(Broker):
             raise QueueNotFound(queue_name)
 
 
-class StubConsumer(Consumer):
+class StubConsumer(StoreConsumer):
     """A consumer whose dead letters the broker shows."""
 
     def __init__(self, broker: StubBroker, queue_name: str, timeout: int) -> None:
@@ -195,7 +196,7 @@ class QueueView(queue.Queue[bytes]):
         try:
             message = Message.decode(item)
         except DecodeError:
-            return Record("", q_name(self._name), "", item, get_encoder().name, WIRE_VERSION)
+            return Record("", q_name(self._name), "", item, name_of(get_encoder()), WIRE_VERSION)
         now = clock.wall()
         record = self._broker.record_of(self._broker._scheduled(message, None, now), now)
         record.queue, record.body = q_name(self._name), item

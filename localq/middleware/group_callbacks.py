@@ -94,6 +94,24 @@ class GroupCallbacks(Middleware):
 
     # -- members that end
 
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """For those that run messages without a worker, such as a broker that runs them at once: they have no
+        end that something could be stored with. What fires on failure fires there at success, too."""
+        if exception is not None or current.thread.outcome is not None:
+            return
+        backend = self._backend_elsewhere(broker) or StoreBackend(lambda: broker.store)
+        for run in message.options.get(GROUPS, ()):
+            Barrier(backend, run["id"], ttl=self.barrier_ttl).create(run["size"])
+            if self._is_the_last(backend, run):
+                broker.enqueue_together((Message(**callback), None) for callback in run["callbacks"])
+
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         if GROUPS in message.options and message._exception is None:
             self._end(broker, (message,), None)
@@ -106,6 +124,8 @@ class GroupCallbacks(Middleware):
         self._end(broker, (message, *later_steps(message)), _failure_of(message))
 
     def _end(self, broker: Broker, messages: Iterable[Any], failure: dict[str, Any] | None) -> None:
+        if current.thread.outcome is None:
+            return  # see after_process_message
         for message in messages:
             for run in message.options.get(GROUPS, ()):
                 callbacks = [broker.prepared(Message(**callback)) for callback in run["callbacks"]]
@@ -135,7 +155,7 @@ class GroupCallbacks(Middleware):
         if elsewhere is None:
             self._count(broker, run, "succeeded", callbacks)
         elif self._is_the_last(elsewhere, run):
-            broker.enqueue_many(callbacks)
+            broker.enqueue_together((callback, None) for callback in callbacks)
 
     def _count(self, broker: Broker, run: dict[str, Any], what: str, callbacks: list[Message[Any]]) -> None:
         outcome, later = current.thread.outcome, current.thread.later
@@ -149,7 +169,7 @@ class GroupCallbacks(Middleware):
             later.append(lambda: _tell_if_all_are_there(broker, count, callbacks))
 
     def _is_the_last(self, backend: RateLimiterBackend, run: dict[str, Any]) -> bool:
-        """Count a member in a backend elsewhere; whether all are there now."""
+        """Count a member in a backend, now; whether all are there."""
         barrier = Barrier(backend, run["id"], ttl=self.barrier_ttl)
         complete = f"{barrier.key}:complete"
         if backend.add(f"{barrier.key}:{run['member']}", 1, self.barrier_ttl):

@@ -81,6 +81,12 @@ class Results(Middleware):
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         self._store_failure(broker, (message, *later_steps(message)), message._exception)
+        message.failure_is_told = True
+
+    def after_nack(self, broker: Broker, message: MessageProxy) -> None:
+        """For those that run messages without a worker, and say no more than that."""
+        if not message.failure_is_told and message.actor_name in broker.actors:
+            self.before_nack(broker, message)
 
     def _store_failure(self, broker: Broker, messages: Iterable[Any], reason: BaseException | None) -> None:
         """Tell those who wait for any of the messages that it will have no result, and why.
