@@ -14,7 +14,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-from . import logging
+from . import current, logging
 
 ALIAS = "dramatiq"
 
@@ -23,7 +23,8 @@ def install_as_dramatiq() -> None:
     """Have ``import dramatiq`` give localq in this process, and in the worker processes of its pools.
 
     Call it before anything imports dramatiq. The loggers that are made from then on bear dramatiq's
-    names, such as ``dramatiq.worker.WorkerThread``. Calling it twice does no harm.
+    names, such as ``dramatiq.worker.WorkerThread``, and messages and results are in JSON unless another
+    encoder is set, since there are packages that read them. Calling it twice does no harm.
 
     Raises:
       RuntimeError: the real dramatiq was imported already.
@@ -43,6 +44,7 @@ def install_as_dramatiq() -> None:
             sys.modules[_renamed(name, ALIAS)] = module
     sys.meta_path.insert(0, _Finder())
     logging.family = ALIAS
+    current.stands_for_dramatiq = True
 
 
 def is_installed() -> bool:

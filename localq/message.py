@@ -26,9 +26,9 @@ WIRE_VERSION = 1
 
 
 def get_encoder() -> Encoder:
-    """The global encoder; msgpack when none was set."""
+    """The global encoder; when none was set, msgpack, or JSON where localq stands in for dramatiq."""
     if current.encoder is None:
-        current.encoder = MsgpackEncoder()
+        current.encoder = JSONEncoder() if current.stands_for_dramatiq else MsgpackEncoder()
     return current.encoder
 
 

@@ -199,6 +199,58 @@ def test_nothing_is_called_dramatiq_where_it_was_not_installed(run: Run) -> None
     assert run("-c", script).stdout.splitlines() == ["[]", "localq.worker.Worker"]
 
 
+# -- encoders
+
+
+def test_messages_and_results_are_in_json_as_packages_expect(printed: Callable[[str], Any]) -> None:
+    assert printed("""
+        import dramatiq
+        from dramatiq.brokers.stub import StubBroker
+        from dramatiq.results import Results
+        from dramatiq.results.backends import StubBackend
+        broker = StubBroker()
+        broker.add_middleware(Results(backend=StubBackend(), store_results=True))
+        dramatiq.set_broker(broker)
+
+        @dramatiq.actor
+        def echo(x): return x
+
+        sent = echo.send((1, 2))
+        on_the_queue = json.loads(broker.queues["default"].queue[0])
+        try:
+            echo.send(object())
+        except TypeError as error:
+            refused = "args[0]" in str(error)
+        worker = dramatiq.Worker(broker, worker_threads=1)
+        worker.start()
+        result = sent.get_result(block=True)
+        worker.stop()
+        dramatiq.set_encoder(localq.MsgpackEncoder())
+        print(json.dumps([on_the_queue == json.loads(json.dumps(sent.asdict())), refused, result,
+                          type(dramatiq.get_encoder()).__name__]))
+    """) == [True, True, [1, 2], "MsgpackEncoder"]
+
+
+def test_messages_of_programs_without_it_are_read_all_the_same(tmp_path: Path, run: Run) -> None:
+    write(tmp_path, "sends.py", """
+        import localq
+        localq.connect("sqlite:///jobs.db").enqueue(localq.Message("default", "show", (b"bytes",), {}, {}))
+    """)
+    write(tmp_path, "works.py", """
+        import localq
+        localq.install_as_dramatiq()
+        import dramatiq
+        broker = localq.connect("sqlite:///jobs.db")
+        show = dramatiq.actor(lambda x: print(x), actor_name="show")
+        show.send("text")
+        worker = dramatiq.Worker(broker, worker_threads=1)
+        worker.start()
+        worker.join()
+    """)
+    run("sends.py")
+    assert run("works.py").stdout == "b'bytes'\ntext\n"
+
+
 # -- loggers and tracebacks
 
 
@@ -254,7 +306,7 @@ def test_the_processes_of_a_pool_have_it_too(tmp_path: Path, run: Run, start_met
                 print(tasks.add.send(1, 2).get_result(block=True))
                 print(tasks.where.send().get_result(block=True))
     """)
-    assert run("main.py").stdout.splitlines() == ["3", "('localq', 'localq.worker')"]
+    assert run("main.py").stdout.splitlines() == ["3", "['localq', 'localq.worker']"]
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
