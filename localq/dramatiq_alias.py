@@ -1,7 +1,8 @@
 """Standing in for dramatiq, for packages that were written for it.
 
 In a process where `install_as_dramatiq` was called, ``import dramatiq`` and every
-module below it give the very modules of this package, not copies of them.
+module below it give the very modules of this package, not copies of them. For the
+modules that only dramatiq has, see `absent`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
+from typing import Any
 
 from . import current, logging
 
@@ -42,6 +45,9 @@ def install_as_dramatiq() -> None:
             # Those that are there already must not be imported once more: the import system would then put
             # the module `actor` in the place of the decorator.
             sys.modules[_renamed(name, ALIAS)] = module
+    for package in ("rate_limits.backends", "results.backends"):
+        backends = importlib.import_module(f"{__package__}.{package}")
+        backends.__dict__["__getattr__"] = partial(_absent_backend, f"{ALIAS}.{package}")
     sys.meta_path.insert(0, _Finder())
     logging.family = ALIAS
     current.stands_for_dramatiq = True
@@ -50,6 +56,14 @@ def install_as_dramatiq() -> None:
 def is_installed() -> bool:
     """Whether ``import dramatiq`` gives localq in this process."""
     return sys.modules.get(ALIAS) is sys.modules[__package__]
+
+
+def _absent_backend(package: str, name: str) -> Any:
+    """What `from dramatiq.results.backends import RedisBackend` gives."""
+    module = {"MemcachedBackend": "memcached", "RedisBackend": "redis"}.get(name)
+    if module is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
 def _renamed(module: str, package: str) -> str:
@@ -64,6 +78,8 @@ class _Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname.partition(".")[0] != ALIAS:
             return None
+        if _is_absent(fullname):
+            return ModuleSpec(fullname, self)
         ours = _spec_of_ours(fullname)
         if ours is None:
             return None
@@ -74,6 +90,9 @@ class _Finder(MetaPathFinder, Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
+        if _is_absent(module.__name__):
+            module.__dict__.update(_absent().names_in(module.__name__))
+            return
         # What stands in sys.modules after this is what the import gives.
         sys.modules[module.__name__] = importlib.import_module(_renamed(module.__name__, __package__))
 
@@ -81,6 +100,15 @@ class _Finder(MetaPathFinder, Loader):
         """For ``python -m dramatiq``."""
         ours = _spec_of_ours(fullname)
         return ours.loader.get_code(ours.name) if ours is not None else None  # type: ignore[union-attr]
+
+
+def _absent() -> Any:
+    # It stands far above this module, which everything may import.
+    return importlib.import_module(f"{__package__}.absent")
+
+
+def _is_absent(fullname: str) -> bool:
+    return fullname.partition(".")[2] in _absent().ABSENT
 
 
 def _spec_of_ours(fullname: str) -> ModuleSpec | None:

@@ -142,13 +142,66 @@ def test_no_module_exists_twice(printed: Callable[[str], Any]) -> None:
     """) == []
 
 
-def test_what_only_a_network_broker_has_is_not_there(printed: Callable[[str], Any]) -> None:
+def test_a_module_that_nobody_has_is_not_there(printed: Callable[[str], Any]) -> None:
     assert printed("""
         try:
-            import dramatiq.brokers.rabbitmq
+            import dramatiq.brokers.pigeon
         except ModuleNotFoundError as error:
             print(json.dumps([str(error), error.name]))
-    """) == ["No module named 'dramatiq.brokers.rabbitmq'", "dramatiq.brokers.rabbitmq"]
+    """) == ["No module named 'dramatiq.brokers.pigeon'", "dramatiq.brokers.pigeon"]
+
+
+ABSENT = """
+    dramatiq.brokers.rabbitmq:RabbitmqBroker dramatiq.brokers.redis:RedisBroker
+    dramatiq.rate_limits.backends:MemcachedBackend dramatiq.rate_limits.backends.redis:RedisBackend
+    dramatiq.results.backends:RedisBackend dramatiq.results.backends.memcached:MemcachedBackend
+"""
+
+
+@pytest.mark.parametrize("path", ABSENT.split())
+def test_what_needs_a_server_can_be_imported_and_asked_for_but_not_made(
+    printed: Callable[[str], Any], path: str
+) -> None:
+    module, _, name = path.partition(":")
+    base = {"brokers": "dramatiq.Broker", "results": "dramatiq.results.ResultBackend"}.get(
+        module.split(".")[1], "dramatiq.rate_limits.RateLimiterBackend"
+    )
+    refusals = printed(f"""
+        import dramatiq, dramatiq.rate_limits
+        from {module} import {name}
+
+        assert issubclass({name}, {base})
+        assert not isinstance(dramatiq.get_broker(), {name})
+
+        class Fake({name}):
+            def __init__(self): pass
+
+        Fake()
+        refusals = []
+        for make in ({name}, type("Derived", ({name},), {{}})):
+            try:
+                make(url="redis://localhost")
+            except ImportError as error:
+                refusals.append(str(error))
+        print(json.dumps(refusals))
+    """)
+    assert len(refusals) == 2
+    assert all(name in refusal and "localq" in refusal and "install dramatiq" in refusal for refusal in refusals)
+
+
+def test_a_test_can_replace_what_needs_a_server(printed: Callable[[str], Any]) -> None:
+    assert printed("""
+        from unittest import mock
+        with mock.patch("dramatiq.brokers.redis.RedisBroker") as broker:
+            from dramatiq.brokers.redis import RedisBroker
+            RedisBroker(url="redis://localhost")
+        print(json.dumps(broker.call_args.kwargs))
+    """) == {"url": "redis://localhost"}
+
+
+def test_nothing_that_needs_a_server_is_there_without_it(run: Run) -> None:
+    for statement in ("import localq.brokers.redis", "from localq.results.backends import RedisBackend"):
+        assert "ImportError" in run("-c", statement, check=False).stderr.replace("ModuleNotFound", "Import")
 
 
 def test_the_two_names_share_one_global_broker(printed: Callable[[str], Any]) -> None:

@@ -32,7 +32,7 @@ FLOORS = (
     "rate_limits",
     "middleware",
     "results",
-    "hooks consumer broker brokers actor generic aborting",
+    "hooks consumer broker brokers actor generic aborting absent",
     "execution worker worker_thread async_lane timekeeper",
     "processes",
     "cli testing pytest_plugin dashboard __main__",
