@@ -2,11 +2,12 @@
 
 Packages import these names, derive from them, and ask whether a broker is one of
 them, also where they never make one. Where localq stands in for dramatiq, all
-that works; only to make one is refused.
+that works; only to make one is refused. Others ask which version is installed.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .broker import Broker
@@ -29,6 +30,26 @@ REMEDIES: dict[type, str] = {
     RateLimiterBackend: "use localq.rate_limits.backends.SQLiteBackend",
     ResultBackend: "leave the backend of Results out, or use localq.results.backends.SQLiteBackend",
 }
+
+
+VERSION = "2.2.1"
+"""The version of dramatiq that localq stands in for."""
+
+
+def distributions(context: Any) -> list[Any]:
+    """What ``importlib.metadata`` finds as dramatiq where dramatiq is not installed."""
+    from importlib.metadata import Distribution, MetadataPathFinder  # dear; who calls this has it
+
+    class StandIn(Distribution):
+        def read_text(self, filename: str) -> str | None:
+            if filename != "METADATA":
+                return None
+            return f"Metadata-Version: 2.1\nName: dramatiq\nVersion: {VERSION}\n"
+
+        def locate_file(self, path: Any) -> Path:
+            return Path(__file__).with_name(str(path))
+
+    return [] if any(MetadataPathFinder.find_distributions(context)) else [StandIn()]
 
 
 def names_in(module: str) -> dict[str, Any]:

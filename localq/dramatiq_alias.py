@@ -23,7 +23,8 @@ ALIAS = "dramatiq"
 
 
 def install_as_dramatiq() -> None:
-    """Have ``import dramatiq`` give localq in this process, and in the worker processes of its pools.
+    """Have ``import dramatiq`` give localq in this process, in the worker processes of its pools, and in what
+    `multiprocessing` starts from here.
 
     Call it before anything imports dramatiq. The loggers that are made from then on bear dramatiq's
     names, such as ``dramatiq.worker.WorkerThread``, and messages and results are in JSON unless another
@@ -51,6 +52,26 @@ def install_as_dramatiq() -> None:
     sys.meta_path.insert(0, _Finder())
     logging.family = ALIAS
     current.stands_for_dramatiq = True
+    _install_in_children()
+
+
+def _install_in_children() -> None:
+    import multiprocessing.process  # dear, and needed for this alone
+
+    # Each process that multiprocessing starts has a copy of this, which it unpickles before its target.
+    multiprocessing.process.current_process()._config["localq"] = _Installed()  # type: ignore[attr-defined]
+
+
+class _Installed:
+    """Where it is unpickled, `install_as_dramatiq` is called."""
+
+    def __reduce__(self) -> Any:
+        return _installed, ()
+
+
+def _installed() -> _Installed:
+    install_as_dramatiq()
+    return _Installed()
 
 
 def is_installed() -> bool:
@@ -95,6 +116,10 @@ class _Finder(MetaPathFinder, Loader):
             return
         # What stands in sys.modules after this is what the import gives.
         sys.modules[module.__name__] = importlib.import_module(_renamed(module.__name__, __package__))
+
+    def find_distributions(self, context: Any) -> list[Any]:
+        """For ``importlib.metadata``: there are packages that ask for the version of dramatiq."""
+        return _absent().distributions(context) if context.name == ALIAS else []
 
     def get_code(self, fullname: str) -> CodeType | None:
         """For ``python -m dramatiq``."""

@@ -252,6 +252,53 @@ def test_nothing_is_called_dramatiq_where_it_was_not_installed(run: Run) -> None
     assert run("-c", script).stdout.splitlines() == ["[]", "localq.worker.Worker"]
 
 
+def test_packages_that_ask_for_the_version_of_dramatiq_get_the_one_that_is_matched(
+    printed: Callable[[str], Any],
+) -> None:
+    assert printed("""
+        from importlib.metadata import distribution, version
+        print(json.dumps([version("dramatiq"), distribution("dramatiq").metadata["Name"], version("localq")]))
+    """)[:2] == ["2.2.1", "dramatiq"]
+
+
+def test_an_installed_dramatiq_tells_its_own_version(tmp_path: Path, printed: Callable[[str], Any]) -> None:
+    write(tmp_path, "dramatiq-1.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: dramatiq\nVersion: 1.9\n")
+    assert printed("""
+        from importlib.metadata import version
+        print(json.dumps(version("dramatiq")))
+    """) == "1.9"
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_what_multiprocessing_starts_has_it_too(tmp_path: Path, run: Run, start_method: str) -> None:
+    write(tmp_path, "tasks.py", """
+        import dramatiq, multiprocessing
+
+        def tell(queue):
+            queue.put(dramatiq.__name__)
+
+        def start(context, target, *arguments):
+            process = context.Process(target=target, args=arguments)
+            process.start()
+            process.join(30)
+
+        def start_another(method, queue):
+            start(multiprocessing.get_context(method), tell, queue)
+    """)  # fmt: skip
+    # From outside, as a test runner does: the main module of a fresh process installs nothing.
+    ran = run("-c", f"""
+        import localq
+        localq.install_as_dramatiq()
+        import multiprocessing, tasks
+        context = multiprocessing.get_context({start_method!r})
+        queue = context.Queue()
+        tasks.start(context, tasks.tell, queue)
+        tasks.start(context, tasks.start_another, {start_method!r}, queue)
+        print(queue.get(timeout=5), queue.get(timeout=5))
+    """)  # fmt: skip
+    assert ran.stdout == "localq localq\n"
+
+
 # -- encoders
 
 
