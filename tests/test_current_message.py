@@ -78,6 +78,14 @@ def test_there_is_none_any_more_when_it_has_ended(broker: Broker, drain: Callabl
     assert seen == [None]
 
 
+def test_a_test_that_runs_an_actor_itself_can_set_it() -> None:
+    message = localq.Message[Any]("default", "act", (), {}, {})
+    token = CurrentMessage._MESSAGE.set(message)
+    assert CurrentMessage.get_current_message() is message
+    CurrentMessage._MESSAGE.reset(token)
+    assert CurrentMessage.get_current_message() is None
+
+
 def test_each_thread_has_its_own(broker: Broker, drain: Callable[..., None]) -> None:
     together = threading.Barrier(3)
     seen: list[Any] = []

@@ -323,8 +323,8 @@ localq.rate_limits.concurrent: ConcurrentRateLimiter
 localq.rate_limits.rate_limiter: RateLimiter RateLimitExceeded
 localq.rate_limits.window: WindowRateLimiter
 localq.results: Results ResultBackend ResultError ResultFailure ResultMissing ResultTimeout Missing
-localq.results.backend: ResultBackend BACKOFF_FACTOR DEFAULT_TIMEOUT Missing Result ResultMissing ResultTimeout
-    compute_backoff
+localq.results.backend: ResultBackend BACKOFF_FACTOR DEFAULT_TIMEOUT Missing MResult Result ResultMissing
+    ResultTimeout compute_backoff
 localq.results.backends: SQLiteBackend StubBackend
 localq.results.backends.sqlite: SQLiteBackend
 localq.results.backends.stub: StubBackend

@@ -19,6 +19,7 @@ from localq.clock import clock
 from localq.errors import SkipMessage
 from localq.results import Missing, ResultBackend, ResultFailure, ResultMissing, Results, ResultTimeout
 from localq.results.backends import SQLiteBackend, StubBackend
+from localq.results.result import wrap_exception, wrap_result
 from localq.store import Selection
 
 NOW = {"min_backoff": 0, "max_backoff": 0}
@@ -120,7 +121,8 @@ def test_every_value_comes_back_as_it_was(
 def test_a_result_that_looks_like_a_failure_is_a_result(
     broker_with_results: Broker, drain: Callable[..., None]
 ) -> None:
-    value = {"exception": {"type": "RuntimeError", "msg": "not mine"}}
+    value = wrap_exception(RuntimeError("not mine"))
+    assert wrap_result(value) != value
     message = localq.actor(lambda: value, actor_name="give").send()
 
     drain(broker_with_results)
@@ -560,6 +562,29 @@ def test_a_bare_value_reads_back_as_that_value(backend: ResultBackend) -> None:
     for value in (42, "text", [1], None, {"a": 1}, {"bare": 2}):
         backend._store(backend.build_message_key(message), value, MINUTE)
         assert backend.get_result(message) == value
+
+
+def test_a_backend_of_a_package_has_an_encoder_and_keeps_what_dramatiq_keeps(broker: Broker) -> None:
+    localq.set_encoder(localq.JSONEncoder())
+
+    class BytesBackend(ResultBackend):
+        kept: list[bytes] = []
+
+        def _get(self, key: str) -> Any:
+            return self.encoder.decode(self.kept.pop())
+
+        def _store(self, key: str, result: Any, ttl: int) -> None:
+            self.kept.append(self.encoder.encode(result))
+
+    backend = BytesBackend()
+    backend.store_result(make(), {"answer": 42}, MINUTE)
+    assert backend.kept == [b'{"answer":42}']
+    assert backend.get_result(make()) == {"answer": 42}
+    backend.store_exception(make(), ValueError("bad"), MINUTE)
+    assert backend.kept == [b'{"__t":"dramatiq.results.Result","exn":{"type":"ValueError","msg":"bad"}}']
+    with pytest.raises(ResultFailure, match="actor raised ValueError: bad"):
+        backend.get_result(make())
+    assert type(BytesBackend(encoder=localq.PickleEncoder()).encoder) is localq.PickleEncoder
 
 
 def test_what_is_under_no_key_is_missing(backend: ResultBackend) -> None:

@@ -15,7 +15,7 @@ from ..errors import ResultFailure, ResultMissing, ResultTimeout
 from ..message import get_encoder
 from ..names import q_name
 from ..store import Store, Value
-from .result import unwrap_result, wrap_exception, wrap_result
+from .result import is_failure, unwrap_result, wrap_exception, wrap_result
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class _Missing:
 Missing: Any = _Missing()
 """What a backend's `_get` returns where there is nothing: None is a result too."""
 
-Result = Any
+Result = MResult = Any
+"""A result, and one or `Missing`; dramatiq's names, which packages take from here."""
 
 
 class ResultBackend:
@@ -61,8 +62,17 @@ class ResultBackend:
         use_namespace_prefix_keys: bool = False,
     ) -> None:
         self.namespace = namespace
-        self.encoder = encoder
+        self._encoder = encoder
         self.use_namespace_prefix_keys = use_namespace_prefix_keys
+
+    @property
+    def encoder(self) -> Encoder:
+        """What turns results into bytes."""
+        return self._encoder or get_encoder()
+
+    @encoder.setter
+    def encoder(self, encoder: Encoder | None) -> None:
+        self._encoder = encoder
 
     def get_result(self, message: Message[Any], *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of a message.
@@ -237,22 +247,17 @@ class StoreBackend(ResultBackend):
     def _decode(self, data: bytes | None) -> Any:
         if data is None:
             return Missing
-        kept = self._encoder().decode(data)
-        return kept["bare"] if kept.keys() == {"bare"} else kept
+        return self.encoder.decode(data)["result"]
 
     def _store(self, key: str, result: Any, ttl: int) -> None:
-        kept = result if isinstance(result, dict) and result.keys() != {"bare"} else {"bare": result}
-        value = Value(key, self._encoder().encode(kept), ttl)
+        value = Value(key, self.encoder.encode({"result": result}), ttl)
         outcome = current.outcome_in(self.store)
         if outcome is None:
             self.store.set_values([value], now=clock.wall())
             return
-        if "exception" in kept:
+        if is_failure(result):
             value.until_revived = outcome.record.message_id
         outcome.values.append(value)
-
-    def _encoder(self) -> Encoder:
-        return self.encoder or get_encoder()
 
 
 def _too_late(message: Message[Any], timeout: int) -> ResultTimeout:
