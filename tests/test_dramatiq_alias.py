@@ -488,7 +488,7 @@ def test_the_words_of_the_command_line_can_be_parsed_and_run_by_a_program(tmp_pa
         words = ["--path", ".", "there", "--processes", "1", "--threads", "2", "tasks"]
         words += ["--queues", "mail", "default", "-v"]
         arguments = make_argument_parser().parse_args(words)
-        print(arguments.processes, arguments.threads, arguments.app, arguments.queues, arguments.verbose)
+        print(arguments.processes, arguments.threads, arguments.broker, arguments.queues, arguments.verbose)
         print(arguments.path)
 
         @dramatiq.actor
@@ -498,11 +498,51 @@ def test_the_words_of_the_command_line_can_be_parsed_and_run_by_a_program(tmp_pa
         end.send()
         main(arguments)
     """)
-    assert run("main.py").stdout == "1 2 tasks ('mail', 'default') 1\n('.', 'there')\n"
+    assert run("main.py").stdout == "1 2 tasks ['mail', 'default'] 1\n['.', 'there']\n"
+
+
+def test_a_program_may_change_what_was_parsed_and_add_words_of_its_own(tmp_path: Path, run: Run) -> None:
+    write(tmp_path, "tasks.py", TASKS)
+    write(tmp_path, "main.py", """
+        import os, signal, sys
+        import localq
+        localq.install_as_dramatiq()
+        import dramatiq
+        from dramatiq.cli import CPUS, main, make_argument_parser
+        parser = make_argument_parser()
+        parser.add_argument("--greeting")
+        arguments, rest = parser.parse_known_args(["worker", "--greeting", "hello", "--unknown"])
+        assert (arguments.greeting, rest, arguments.processes) == ("hello", ["--unknown"], CPUS)
+        arguments.broker, arguments.processes, arguments.path = "tasks", 1, [".", "elsewhere"]
+
+        @dramatiq.actor
+        def end():
+            os.kill(os.getppid(), signal.SIGTERM)
+
+        end.send()
+        main(arguments)
+    """)
+    run("main.py")
+
+
+def test_the_words_of_what_was_parsed_say_the_same(run: Run) -> None:
+    words = "tasks more -p 2 -t 3 -Q a b -P x y --pid-file f --log-file l --skip-logging -vv --fork m:f --fork m:g"
+    words += " --worker-fork-timeout 50 --worker-shutdown-timeout 7 --use-spawn --watch . -i *.html -x tmp"
+    script = f"""
+        from localq.cli import make_argument_parser as make
+        from localq.cli.as_dramatiq import words_of
+        from localq.cli.worker import worker
+        arguments = make().parse_args({words!r}.split())
+        again = worker.make_context("localq", words_of(arguments)).params
+        first = worker.make_context("localq", {words!r}.split()).params
+        assert first == again, (first, again)
+        assert (arguments.forks, arguments.modules) == (["m:f", "m:g"], ["more"])
+    """
+    run("-c", script)
 
 
 def test_words_that_are_wrong_end_the_program_that_parses_them(run: Run) -> None:
     script = "from localq.cli import make_argument_parser as make; make().parse_args(['tasks', '-p', 'many'])"
     ran = run("-c", script, check=False)
     assert ran.returncode == 2
-    assert "'many' is not a valid integer" in ran.stderr
+    assert "argument -p/--processes: invalid int value: 'many'" in ran.stderr

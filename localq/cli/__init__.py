@@ -20,6 +20,7 @@ from .as_dramatiq import (
     import_broker,
     make_argument_parser,
     the_real_one,
+    words_of,
 )
 from .dead import dead
 from .inspect import info, status
@@ -36,7 +37,7 @@ class CommandOrModule(click.Group):
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         if isinstance(args, Namespace):
             extra |= {"obj": args, "prog_name": AS_DRAMATIQ_DOES}
-            args = ["worker", *args.command_line]
+            args = ["worker", *words_of(args)]
         return super().main(args, *rest, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
