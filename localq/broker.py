@@ -369,6 +369,12 @@ class Broker(Hooks):
     def bury(self, message: MessageProxy) -> None:
         """A message is about to become a dead letter; for brokers that show theirs."""
 
+    @property
+    def keeps_messages_elsewhere(self) -> bool:
+        """Whether it is a broker of somebody's own, written for workers of dramatiq."""
+        own = type(self)
+        return own.__base__ is Broker and own.enqueue is not Broker.enqueue and own.consume is not Broker.consume
+
     # -- looking and waiting
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:

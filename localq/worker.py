@@ -91,7 +91,8 @@ class Worker:
         self.interrupts_by_signal = False
         self.before_join: Callable[[str], None] = lambda path: None
         """Called with the path of its cells before the store hears of this worker."""
-        self._only = None if queues is None else {q_name(name) for name in queues}
+        self.consumer_whitelist = None if queues is None else {q_name(name) for name in queues}
+        """The queues that it was limited to; dramatiq's name, which hooks read."""
         self._supervisor = supervisor
         self._pool = pool
         self._slowest: dict[str, float] = {}
@@ -113,6 +114,12 @@ class Worker:
 
     def boot(self) -> None:
         """All of `start` but the threads: for a process that runs its one thread itself."""
+        if self.broker.keeps_messages_elsewhere:
+            self.logger.warning(
+                "A %s keeps its messages elsewhere, and gives them to consumers of its own. Workers of localq "
+                "do not ask those: none of its messages will run.",
+                type(self.broker).__name__,
+            )
         self.broker.emit_before("worker_boot", self)
         self._running = True
         if self.async_concurrency and get_event_loop_thread() is not None:
@@ -138,7 +145,8 @@ class Worker:
     @property
     def queues(self) -> list[str]:
         """What it serves: all that are declared, those declared since it started included."""
-        return sorted(set(self._only if self._only is not None else map(q_name, self.broker.queues)))
+        chosen = self.consumer_whitelist
+        return sorted(set(map(q_name, self.broker.queues) if chosen is None else chosen))
 
     @property
     def consumers(self) -> dict[str, ConsumerThread]:

@@ -505,6 +505,25 @@ def test_a_tracer_can_wrap_what_a_thread_does_with_a_message(
     assert spans == [("begin fail", "span 1"), ("run", None), ("end fail", True)]
 
 
+def test_a_worker_tells_which_queues_it_was_limited_to(broker: Broker) -> None:
+    assert Worker(broker).consumer_whitelist is None
+    assert Worker(broker, queues=["mail", "news.DQ"]).consumer_whitelist == {"mail", "news"}
+
+
+def test_a_worker_says_that_it_will_run_nothing_of_a_broker_that_keeps_its_messages_elsewhere(
+    start_worker: Callable[..., Worker], logged: Callable[[int], list[str]]
+) -> None:
+    class CloudBroker(Broker):
+        def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
+            return message
+
+        def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Any:
+            return localq.Consumer()
+
+    start_worker(CloudBroker(middleware=[], url="memory://")).stop()
+    assert [text for text in logged(logging.WARNING) if text.startswith("A CloudBroker keeps")] != []
+
+
 def test_threads_of_others_are_stopped_and_paused_with_the_worker(
     broker: Broker, start_worker: Callable[..., Worker]
 ) -> None:
