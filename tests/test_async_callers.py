@@ -372,7 +372,7 @@ def test_without_results_it_says_so(broker: Broker) -> None:
     def add(x: int, y: int) -> int:
         return x + y
 
-    with pytest.raises(RuntimeError, match="keeps no results"):
+    with pytest.raises(RuntimeError, match="doesn't have a results backend"):
         run(add.send(1, 2).aget_result())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import localq
-from localq import Broker, JSONEncoder, Message, MessageProxy, Middleware
+from localq import Broker, Encoder, JSONEncoder, Message, MessageProxy, Middleware, MsgpackEncoder
 from localq.brokers import SQLiteBroker
 from localq.clock import clock
 from localq.errors import SkipMessage
@@ -618,6 +618,23 @@ def test_a_backend_may_answer_in_a_way_of_its_own_and_have_neither() -> None:
         Oracle().store_result(make(), 1, MINUTE)
     with pytest.raises(NotImplementedError, match=r"ResultBackend has no _get\(\)"):
         make().get_result(backend=ResultBackend())
+
+
+@pytest.mark.parametrize(("worker", "caller"), [(JSONEncoder, MsgpackEncoder), (MsgpackEncoder, JSONEncoder)])
+def test_a_result_is_read_where_another_of_our_encoders_is_set(
+    broker_with_results: Broker, drain: Callable[..., None], worker: type[Encoder], caller: type[Encoder]
+) -> None:
+    @localq.actor(max_retries=0)
+    def divide(x: int, y: int) -> list[float]:
+        return [x / y]
+
+    messages = [divide.send(1, 2), divide.send(1, 0)]
+    localq.set_encoder(worker())
+    drain(broker_with_results)
+    localq.set_encoder(caller())
+    assert messages[0].get_result() == [0.5]
+    with pytest.raises(ResultFailure, match="ZeroDivisionError"):
+        messages[1].get_result()
 
 
 def test_an_encoder_of_the_backend_is_used_in_the_place_of_the_global_one(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from hashlib import md5
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from .. import current
 from ..clock import Deadline, clock, compute_backoff
-from ..encoder import Encoder
-from ..errors import ResultFailure, ResultMissing, ResultTimeout
+from ..encoder import Encoder, JSONEncoder, MsgpackEncoder
+from ..errors import DecodeError, ResultFailure, ResultMissing, ResultTimeout
 from ..message import get_encoder
 from ..names import q_name
 from ..store import Store, Value
@@ -247,7 +248,7 @@ class StoreBackend(ResultBackend):
     def _decode(self, data: bytes | None) -> Any:
         if data is None:
             return Missing
-        return self.encoder.decode(data)["result"]
+        return _decoded(data, self.encoder)["result"]
 
     def _store(self, key: str, result: Any, ttl: int) -> None:
         value = Value(key, self.encoder.encode({"result": result}), ttl)
@@ -258,6 +259,18 @@ class StoreBackend(ResultBackend):
         if is_failure(result):
             value.until_revived = outcome.record.message_id
         outcome.values.append(value)
+
+
+def _decoded(data: bytes, encoder: Encoder) -> dict[str, Any]:
+    """What the encoder made these bytes of, or else one of ours: the worker may have had another one, where
+    only one of the two has `install_as_dramatiq`. Pickled ones are never tried."""
+    try:
+        return encoder.decode(data)
+    except DecodeError:
+        for other in (MsgpackEncoder, JSONEncoder):
+            with suppress(DecodeError):
+                return other().decode(data)
+        raise
 
 
 def _too_late(message: Message[Any], timeout: int) -> ResultTimeout:
