@@ -1,4 +1,4 @@
-"""The hooks of a broker's middleware: looked up, called in order, and contained."""
+"""The hooks of a broker's middleware: looked up once, called in order, and contained."""
 
 from __future__ import annotations
 
@@ -17,30 +17,26 @@ class Hooks:
     """What a broker does with its ``middleware``, a list that may be changed at any time."""
 
     logger: logging.Logger
-    looks_for_new_hooks = False
-    """Whether middleware that had no hook of a name may have one later on: where tests replace them."""
+    looks_hooks_up_each_time = False
+    """Whether a hook may be replaced after its first call, as tests do. It costs too much where nobody does."""
 
     def __init__(self) -> None:
         self.middleware: list[Middleware] = []
-        self._holders: dict[str, list[Middleware]] = {}
-        """By the name of a hook: the middleware that has one which does something."""
-        self._holders_of: list[Middleware] = []
+        self._hooks: dict[str, list[Callable[..., Any]]] = {}
+        self._hooks_of: list[Middleware] = []
         self._kinds: set[str] = set()
 
     def hooks(self, name: str) -> list[Callable[..., Any]]:
-        """The hooks of that name that do something, in the order of the middleware.
-
-        Which middleware has one is looked up once, and the hook itself each time: a test or a tracer may
-        have replaced it, on the object or on its class.
-        """
-        if self.looks_for_new_hooks or self._holders_of != self.middleware:
-            self._holders_of = list(self.middleware)
-            self._holders = {}
+        """The hooks of that name that do something, in the order of the middleware."""
+        if self.looks_hooks_up_each_time or self._hooks_of != self.middleware:
+            self._hooks_of = list(self.middleware)
+            self._hooks = {}
             self._kinds = {cls.__name__ for one in self.middleware for cls in type(one).__mro__}
-        holders = self._holders.get(name)
-        if holders is None:
-            holders = self._holders[name] = [one for one in self.middleware if _overrides(one, name)]
-        return [getattr(one, name) for one in holders]
+        hooks = self._hooks.get(name)
+        if hooks is None:
+            hooks = [getattr(one, name) for one in self.middleware if _overrides(one, name)]
+            self._hooks[name] = hooks
+        return hooks
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Run all ``before_SIGNAL`` hooks in order.

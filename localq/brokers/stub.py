@@ -34,7 +34,7 @@ class StubBroker(Broker):
     """
 
     is_private = True
-    looks_for_new_hooks = True
+    looks_hooks_up_each_time = True
 
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, fail_fast_default: bool = True) -> None:
         self.fail_fast_default = fail_fast_default
