@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from logging import Logger
@@ -64,10 +66,9 @@ class EventLoopThread(threading.Thread):
     def _cancel_what_is_left(self) -> None:
         import asyncio
 
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while tasks := asyncio.all_tasks(self.loop):  # again: one may have been about to start
+            for task in tasks:
+                task.cancel()
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
     def stop(self) -> None:
@@ -87,7 +88,8 @@ class EventLoopThread(threading.Thread):
           RuntimeError: the loop does not run.
           BaseException: what the coroutine raised.
         """
-        if not self.is_alive() or self.loop.is_closed():
+        # Not `is_alive`: in Pythons before 3.13 an interrupt in there makes the thread count as dead.
+        if self.ident is None or self.loop.is_closed():
             coro.close()
             raise RuntimeError("The event loop is not running.")
         run = _Run(self.loop, coro)
@@ -97,8 +99,10 @@ class EventLoopThread(threading.Thread):
         except Interrupt:
             # It may have landed before, on, or after the line that schedules the coroutine. The loop
             # takes calls in their order: what is scheduled here finds it started, or never to be.
-            self.loop.call_soon_threadsafe(run.cancel)
-            run.wait(self.interrupt_check_ival)
+            while not run.has_ended:
+                with contextlib.suppress(Interrupt):  # another one, which cancels the cleanup too
+                    self.loop.call_soon_threadsafe(run.cancel)
+                    run.wait(self.interrupt_check_ival)
             run.forget()
             raise
         result: R = run.result()
@@ -113,16 +117,23 @@ class _Run:
         self._coro = coro
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[Any] | None = None
-        self._has_ended = False
-        self._news = threading.Event()
+        self.has_ended = False
+        # Not an event: an interrupt that lands in one of its methods, which are Python, could leave it
+        # locked, and whoever sets it then, the loop itself, would hang.
+        self._news = threading.Lock()
+        self._news.acquire()
 
     def start(self) -> None:
         self._task = self._context.run(self._loop.create_task, self._coro)
         self._task.add_done_callback(lambda _: self._end())
 
     def _end(self) -> None:
-        self._has_ended = True
-        self._news.set()
+        self.has_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self._news.release()
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -133,10 +144,15 @@ class _Run:
 
     def wait(self, interval: float) -> None:
         # An interrupt is raised between two bytecodes, not in a wait.
-        with woken_by_interrupts(self._news.set):
-            while not self._has_ended:
-                self._news.wait(interval)
-                self._news.clear()
+        with woken_by_interrupts(self._wake):
+            self._wait(interval)
+
+    def _wait(self, interval: float) -> None:
+        while not self.has_ended:
+            self._news.acquire(timeout=interval)
+            if self._loop.is_closed() and not self.has_ended:  # it was stopped before it took the call
+                self._coro.close()
+                raise RuntimeError("The event loop was stopped.")
 
     def forget(self) -> None:
         """Ask for the exception that nobody wants, so that the loop does not report it as lost."""
@@ -153,6 +169,8 @@ class _Run:
 
 
 _event_loop_thread: EventLoopThread | None = None
+users: set[Any] = set()
+"""The workers of this process that need that thread: it is stopped with the last one."""
 
 
 def get_event_loop_thread() -> EventLoopThread | None:
@@ -161,9 +179,10 @@ def get_event_loop_thread() -> EventLoopThread | None:
 
 
 def set_event_loop_thread(thread: EventLoopThread | None) -> None:
-    """Make it the event loop's thread of this process; None for no more."""
+    """Make it the event loop's thread of this process, which nobody needs yet; None for no more."""
     global _event_loop_thread
     _event_loop_thread = thread
+    users.clear()
 
 
 def async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
@@ -193,3 +212,7 @@ def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, or it was made of such a function by `async_to_sync`."""
     # A proxy is not asked for an attribute that it may not be ready to look up.
     return getattr(fn, "__dict__", {}).get("is_async_actor") is True or inspect.iscoroutinefunction(fn)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: set_event_loop_thread(None))

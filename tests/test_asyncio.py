@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import logging
+import sys
 import threading
 import time
 import traceback
@@ -259,6 +261,109 @@ def test_an_interrupt_at_any_moment_loses_no_coroutine(loop_thread: EventLoopThr
     assert loop_thread.run_coroutine(tasks()) == 1  # this very one
 
 
+def test_a_second_interrupt_does_not_leave_the_cleanup_behind(loop_thread: EventLoopThread) -> None:
+    begun, cleaning, seen = threading.Event(), threading.Event(), list[str]()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            try:
+                cleaning.set()
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)
+                seen.append("cleaned up")
+
+    def wait() -> None:
+        try:
+            loop_thread.run_coroutine(work())
+        except Interrupt as error:
+            seen.append(type(error).__name__)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert begun.wait(20)
+    assert raise_thread_exception(waiting.ident or 0, TimeLimitExceeded)
+    assert cleaning.wait(20)
+    assert raise_thread_exception(waiting.ident or 0, Shutdown)
+    waiting.join(20)
+    assert seen == ["cleaned up", "TimeLimitExceeded"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_an_interrupt_on_any_bytecode_leaves_a_loop_that_runs(loop_thread: EventLoopThread) -> None:
+    """Whatever the caller was doing: the loop never waits for something that it left locked."""
+    running: set[int] = set()
+    files = [module.__file__ for module in (localq.asyncio, localq.threading, threading, contextlib)]
+
+    async def work(number: int) -> None:
+        running.add(number)
+        try:
+            await asyncio.sleep(0.002)
+        finally:
+            running.discard(number)
+
+    def interrupted_at(number: int) -> bool:
+        left = number
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename not in files:
+                return None
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left < 0:
+                raise Interrupt
+            return trace
+
+        before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks the frame that is there already
+        sys.settrace(trace)
+        try:
+            loop_thread.run_coroutine(work(number))
+        except Interrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    number = 0
+    while interrupted_at(number):
+        answered = threading.Event()
+        loop_thread.loop.call_soon_threadsafe(answered.set)
+        assert answered.wait(10), f"the loop hangs after an interrupt at bytecode {number}"
+        assert number not in running
+        number += 1
+    assert number > 100
+
+
+def test_a_loop_that_stops_before_it_takes_a_coroutine_says_so(
+    loop_thread: EventLoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: list[str] = []
+
+    async def never() -> None:
+        raise AssertionError
+
+    def wait() -> None:
+        try:
+            loop_thread.run_coroutine(never())
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_thread.loop, "call_soon_threadsafe", lambda call: None)
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    loop_thread.stop()
+    waiting.join(20)
+    assert caught == ["The event loop was stopped."]
+
+
 # -- the loop of the process
 
 
@@ -294,15 +399,15 @@ def test_the_loop_of_the_process_can_be_set_and_unset(loop_thread: EventLoopThre
 def test_the_middleware_starts_a_loop_at_boot_and_stops_it_at_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Mock()
     monkeypatch.setattr("localq.middleware.asyncio.EventLoopThread", made)
-    middleware = AsyncIO()
+    middleware, worker = AsyncIO(), Mock()
 
-    middleware.before_worker_boot(Mock(), Mock())
+    middleware.before_worker_boot(Mock(), worker)
 
     made.assert_called_once_with(middleware.logger)
     made.return_value.start.assert_called_once_with(timeout=1.0)
     assert get_event_loop_thread() is made.return_value
 
-    middleware.after_worker_shutdown(Mock(), Mock())
+    middleware.after_worker_shutdown(Mock(), worker)
 
     made.return_value.stop.assert_called_once_with()
     made.return_value.join.assert_called_once_with()
@@ -317,6 +422,68 @@ def test_a_loop_that_comes_up_late_serves_its_actors_all_the_same(monkeypatch: p
         AsyncIO().before_worker_boot(Mock(), Mock())
     assert get_event_loop_thread() is late
     set_event_loop_thread(None)
+
+
+def test_the_workers_of_a_process_share_a_loop_that_ends_with_the_last_one(
+    broker: Broker, url: str, make_broker: Callable[..., Broker], start_worker: Callable[..., Any]
+) -> None:
+    other = make_broker(url, [AsyncIO()])
+    ran: list[int | None] = []
+
+    @localq.actor
+    async def act() -> None:
+        ran.append(threading.get_ident())
+
+    first, second, third = start_worker(broker), start_worker(broker), start_worker(other)
+    loop = get_event_loop_thread()
+    assert loop is not None
+    first.stop()
+    third.stop()
+    act.send()
+    broker.join("default", timeout=20_000)
+
+    assert ran == [loop.ident]
+    second.stop()
+    assert get_event_loop_thread() is None
+    assert loop.loop.is_closed()
+
+
+def test_a_worker_that_needed_no_loop_does_not_end_that_of_another(
+    url: str, make_broker: Callable[..., Broker], start_worker: Callable[..., Any]
+) -> None:
+    plain, other = make_broker(url, [AsyncIO(only_if_needed=True)]), make_broker(url, [AsyncIO()])
+    idle = start_worker(plain)
+    assert get_event_loop_thread() is None
+    worker = start_worker(other)
+    loop = get_event_loop_thread()
+
+    idle.stop()
+
+    assert get_event_loop_thread() is loop
+    worker.stop()
+    assert get_event_loop_thread() is None
+
+
+def test_a_loop_that_is_only_needed_later_starts_with_the_first_actor_that_needs_it(
+    url: str, make_broker: Callable[..., Broker], start_worker: Callable[..., Any]
+) -> None:
+    broker = make_broker(url, [AsyncIO(only_if_needed=True)])
+    localq.actor(lambda: None, actor_name="plain", broker=broker)
+    worker = start_worker(broker)
+    localq.actor(lambda: None, actor_name="plain too", broker=broker)
+    assert get_event_loop_thread() is None
+    ran = []
+
+    @localq.actor(broker=broker)
+    async def act() -> None:
+        ran.append(threading.current_thread())
+
+    act.send()
+    broker.join("default", timeout=20_000)
+
+    assert ran == [get_event_loop_thread()]
+    worker.stop()
+    assert get_event_loop_thread() is None
 
 
 # -- actors
