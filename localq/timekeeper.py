@@ -101,7 +101,7 @@ class Timekeeper(threading.Thread):
             # was about to lie down when it was paused.
             idle = [thread for thread in self._threads() if thread.idle]
             if any(thread.paused for thread in idle) or (
-                idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_alone())
+                idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_alone)
             ):
                 store.wake()
             self._troubled = False

@@ -122,10 +122,9 @@ class Worker:
             )
         self.broker.emit_before("worker_boot", self)
         self._running = True
-        if self.async_concurrency and get_event_loop_thread() is not None:
-            self.lane = AsyncLane(self, self.async_concurrency)
-        if self.worker_threads > 1 or self.lane is not None:
-            self._alone = _Turnstile()
+        self._alone = _Turnstile() if self.worker_threads > 1 else None
+        self.lane = None
+        self._open_lane()
         self._join()
         self.broker.on_declare.append(self._serve_more)
         self.workers = [WorkerThread(self, number) for number in range(self.worker_threads)]
@@ -162,7 +161,13 @@ class Worker:
         """Seconds of the longest pause between two tries while the store cannot be used."""
         return CONSUMER_RESTART_DELAY_SECS if self._restart_delay is None else self._restart_delay / 1000
 
+    def _open_lane(self) -> None:
+        if self.lane is None and self.async_concurrency and get_event_loop_thread() is not None:
+            self._alone = self._alone or _Turnstile()
+            self.lane = AsyncLane(self, self.async_concurrency)
+
     def _serve_more(self) -> None:
+        self._open_lane()
         self.broker.store.wake()
 
     def _join(self) -> None:
@@ -171,8 +176,7 @@ class Worker:
         path = store.worker_path(name)
         if path is not None:
             # Before the store hears of this worker: from then on a free lock means death.
-            slots = self.worker_threads + (self.lane.size if self.lane is not None else 0)
-            self.cells = Cells(path, slots, self._supervisor)
+            self.cells = Cells(path, self.worker_threads + self.async_concurrency, self._supervisor)
             self.before_join(path)
         actors = sorted(self.broker.get_declared_actors())
         record = WorkerRecord(name, os.getpid(), self.queues, actors, self.worker_threads, self._pool)
@@ -199,6 +203,8 @@ class Worker:
 
     def begin_to_stop(self) -> None:
         """Claim no more, and give back what has not started."""
+        if self.lane is not None:
+            self.lane.close()  # so that no thread of it is overlooked here
         for thread in self.threads:
             thread.stop()
         for thread in self.threads:
@@ -239,6 +245,8 @@ class Worker:
         """Let what runs come to its end and start nothing more; returns when all threads rest."""
         for thread in self.workers:
             thread.pause()
+        if self.lane is not None:
+            self.lane.close()
         self.broker.store.wake()
         for thread in self.workers:
             while not thread.paused_event.wait(0.05) and not _has_ended(thread, 0):
@@ -248,18 +256,31 @@ class Worker:
 
     def resume(self) -> None:
         """Go on after `pause`."""
+        if self.lane is not None:
+            self.lane.open()
         for thread in self.workers:
             thread.resume()
 
     # -- what its threads have in common
 
     def left_alone(self) -> frozenset[str]:
-        """Actors whose messages are not to be claimed now: those that only other workers declare (not one
-        that has been declared here since), and async ones while there is no room for them."""
-        skip = self.skip - self.broker.actors.keys() if self.skip else self.skip
-        if self.lane is not None and not self.lane.room:
-            skip |= {name for name in self.broker.actors if self.is_async(name)}
-        return skip
+        """Actors whose messages its threads are not to claim now: those that are left to other workers,
+        and async ones while there is no room for them."""
+        if self.lane is None or self.lane.room:
+            return self._left_to_others()
+        return self._left_to_others() | self._actors(are_async=True)
+
+    def left_to_threads(self) -> frozenset[str]:
+        """Actors whose messages its lane is not to claim."""
+        return self._left_to_others() | self._actors(are_async=False)
+
+    def _left_to_others(self) -> frozenset[str]:
+        # Not one that has been declared here since.
+        return self.skip - self.broker.actors.keys() if self.skip else self.skip
+
+    def _actors(self, *, are_async: bool) -> set[str]:
+        declared = list(self.broker.actors.items())  # others may be declared meanwhile
+        return {name for name, actor in declared if is_async(actor.fn) is are_async}
 
     def is_async(self, actor_name: str) -> bool:
         """Whether it is an actor that runs in the event loop."""
@@ -288,6 +309,11 @@ class Worker:
         """A thread has started on a burst: the timekeeper must have an eye on it."""
         if self.timekeeper is not None:
             self.timekeeper.watch_bursts()
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a suspect runs here, or waits until nothing else does."""
+        return self._alone is not None and self._alone.is_taken
 
     def turn_for(self, record: Record) -> AbstractContextManager[Any]:
         """The right to run a message: a suspect runs while nothing else does in this process."""
@@ -334,14 +360,15 @@ class _Turnstile:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
-        self._alone = False
+        self.is_taken = False
+        """Whether somebody is alone, or waits to be."""
 
     @contextmanager
     def enter(self, alone: bool) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
+            self._changed.wait_for(lambda: not self.is_taken)
             if alone:
-                self._alone = True
+                self.is_taken = True
                 self._changed.wait_for(lambda: not self._inside)
             self._inside += 1
         try:
@@ -350,5 +377,5 @@ class _Turnstile:
             with self._changed:
                 self._inside -= 1
                 if alone:
-                    self._alone = False
+                    self.is_taken = False
                 self._changed.notify_all()

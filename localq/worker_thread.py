@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .clock import clock
@@ -41,6 +42,8 @@ FIRST_PAUSE = 0.1
 
 Ended = tuple[Outcome, Callable[[], None]]
 """What became of a message, and what is to be called when that is written."""
+
+_nobody_else: AbstractContextManager[None] = nullcontext()
 
 
 class WorkerThread(threading.Thread):
@@ -99,15 +102,15 @@ class WorkerThread(threading.Thread):
 
     def give_back(self) -> None:
         """Write what has ended, and give back what was claimed but not started."""
-        released = take(self._claimed)
+        not_started = take(self._claimed)
         ended = take(self._ended)
-        if not released and not ended:
+        if not not_started and not ended:
             return
         try:
-            self._write([*ended, *(_released(record) for record in released)])
+            self._write([*ended, *map(released, not_started)])
         except StoreError:
             # `_write` keeps what it could not write; it is tried again with the next claim.
-            self.logger.warning("Cannot give back %d messages now.", len(released), exc_info=True)
+            self.logger.warning("Cannot give back %d messages now.", len(not_started), exc_info=True)
 
     # -- the life of the thread
 
@@ -139,30 +142,26 @@ class WorkerThread(threading.Thread):
 
     def _work_or_sleep(self) -> None:
         try:
-            claimed = self._claim()
-            if claimed:
-                self._run_burst(claimed)
+            if self._claim():
+                self._run_burst()
             else:
                 self._sleep()
             self._failures = 0
         except StoreError as error:
             self._pause_after(error)
 
-    def _claim(self) -> list[Record]:
+    def _claim(self) -> bool:
+        """Claim messages, of which those of async actors are started; say whether there were any."""
         worker = self.worker
-        limit = self._burst
-        if worker.lane is not None:
-            limit = min(limit, worker.lane.room or limit)
-        claim = Claim(worker.id, worker.queues, limit, worker.left_alone())
-        return self._write(take(self._ended), claim)
+        return bool(self._write(take(self._ended), Claim(worker.id, worker.queues, self._burst)))
 
     def _sleep(self) -> None:
         worker = self.worker
-        skip = worker.left_alone()
         self.idle = True
         try:
             if not self.paused:  # from here on who pauses it sees that it is idle, and wakes it
-                self.broker.store.wait(worker.queues, now=clock.wall(), timeout=LONG_SLEEP, skip=skip)
+                now = clock.wall()
+                self.broker.store.wait(worker.queues, now=now, timeout=LONG_SLEEP, skip=worker.left_alone)
         finally:
             self.idle = False
 
@@ -177,10 +176,9 @@ class WorkerThread(threading.Thread):
 
     # -- a burst
 
-    def _run_burst(self, claimed: list[Record]) -> None:
-        self._claimed.extend(claimed)
+    def _run_burst(self) -> None:
         self._slowest = 0.0
-        if len(claimed) > 1:
+        if len(self._claimed) > 1:
             self.bursting = True
             self.worker.watch_bursts()
         while not self._stopping and not self.paused:
@@ -188,11 +186,7 @@ class WorkerThread(threading.Thread):
                 record = self._claimed.popleft()
             except IndexError:
                 break
-            lane = self.worker.lane
-            if lane is None or not self.worker.is_async(record.actor):
-                self._run_one(record)
-            elif not lane.run(record):
-                self._ended.append(_released(record))
+            self._run_one(record)
         self.bursting = False
         size = BURST_WORK / self._slowest if self._slowest else LONGEST_BURST
         self._burst = max(1, min(self._burst * 2, int(size), LONGEST_BURST))
@@ -200,7 +194,7 @@ class WorkerThread(threading.Thread):
     def _run_one(self, record: Record) -> None:
         worker = self.worker
         if record.actor not in self.broker.actors and worker.leave_to_others(record.actor):
-            self._ended.append(_released(record))
+            self._ended.append(released(record))
             return
         if self._claimed and not worker.is_short(record.actor):
             self.give_back()  # what may be slow runs as a burst of its own
@@ -212,7 +206,7 @@ class WorkerThread(threading.Thread):
         except Interrupt:
             # It landed outside the actor after all, between two of our own lines.
             self.logger.warning("Message %s was interrupted too late; it runs again.", record.message_id)
-            self._ended.append(_released(record))
+            self._ended.append(released(record))
         except BaseException as error:  # a hook wants to end the program, or one of our lines is wrong
             self.logger.critical("Message %s is a dead letter.", record.message_id, exc_info=True)
             self._ended.append((Outcome(record, DEAD, f"{type(error).__name__}: {text_of(error)}"), _nothing))
@@ -254,7 +248,7 @@ class WorkerThread(threading.Thread):
     def _write_and_tell(self, ended: list[Ended], claim: Claim | None) -> list[Record]:
         outcomes = [outcome for outcome, _ in ended]
         try:
-            claimed = self.broker.store.finish(outcomes, now=clock.wall(), claim=claim)
+            claimed = self._finish(outcomes, claim)
         except StoreError:
             self._ended.extendleft(reversed(ended))
             raise
@@ -269,6 +263,21 @@ class WorkerThread(threading.Thread):
             return []
         for _, tell in ended:
             tell()
+        return claimed
+
+    def _finish(self, outcomes: list[Outcome], claim: Claim | None) -> list[Record]:
+        """As the store's. What was claimed has been handed over to the lane, or else is in `_claimed`."""
+        store, lane = self.broker.store, self.worker.lane
+        if claim is None:
+            return store.finish(outcomes, now=clock.wall())
+        with lane.filling if lane is not None else _nobody_else:
+            claim.skip = self.worker.left_alone()
+            if lane is not None:
+                claim.limit = min(claim.limit, lane.room or claim.limit)  # from here on it can only grow
+            claimed = store.finish(outcomes, now=clock.wall(), claim=claim)
+            for record in claimed:
+                if lane is None or not lane.run(record):
+                    self._claimed.append(record)
         return claimed
 
     def _bury_unwritable(self, outcome: Outcome, error: Exception) -> None:
@@ -288,7 +297,7 @@ def take(queue: deque[Any]) -> list[Any]:
             return taken
 
 
-def _released(record: Record) -> Ended:
+def released(record: Record) -> Ended:
     return Outcome(record, RELEASE), _nothing
 
 

@@ -257,11 +257,12 @@ class Store(ABC):
         *,
         now: int,
         timeout: float,
-        skip: frozenset[str] = frozenset(),
+        skip: Callable[[], frozenset[str]] = frozenset,
     ) -> bool:
         """Sleep until there may be something to claim, `wake` is called, or the time is over.
 
-        Returns at once when there is. `timeout` in milliseconds. Says whether it is worth a look.
+        Returns at once when there is. `timeout` in milliseconds. `skip` is asked when a `wake` would
+        be heard already. Says whether it is worth a look.
         """
 
     @abstractmethod

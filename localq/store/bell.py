@@ -30,7 +30,8 @@ from ..errors import StoreError
 from ..locks import try_lock
 
 SLOTS = 512
-AWAKE, WANTS_MESSAGE, WANTS_VALUE, WANTS_EVENT = b"\0", b"m", b"v", b"e"
+AWAKE, WANTS_MESSAGE, WANTS_SOME_MESSAGE, WANTS_VALUE, WANTS_EVENT = b"\0", b"m", b"s", b"v", b"e"
+"""What a sleeper does, or sleeps for: a message of its queues, or one of some actors only, ..."""
 
 FIRST_NAP = 0.000_5
 LONGEST_NAP = 0.02
@@ -86,8 +87,15 @@ class Bells:
         self._table = _Table(os.path.join(folder, "table")) if _has_fifo else None
 
     def ring(self, name: str, count: int = 1) -> None:
-        """There are `count` new messages in that queue: wake as many of those who want them."""
-        self._wake(WANTS_MESSAGE, mask((name,)), count)
+        """There are `count` new messages in that queue: wake as many of those who want them, and first
+        those who want any: whoever leaves some actors alone may have come in vain."""
+        left = self._wake(WANTS_MESSAGE, mask((name,)), count)
+        self._wake(WANTS_SOME_MESSAGE, mask((name,)), left)
+
+    def pass_on(self, name: str) -> None:
+        """There may be messages in that queue that somebody else leaves alone, or leaves for now: wake one
+        who wants any."""
+        self._wake(WANTS_MESSAGE, mask((name,)), 1)
 
     def ring_value(self, key: str) -> None:
         """There is something under that key: wake all who wait for it."""
@@ -97,16 +105,18 @@ class Bells:
         """There is a new event of that topic: wake all who wait for it."""
         self._wake(WANTS_EVENT, mask((topic,)), SLOTS)
 
-    def _wake(self, state: bytes, wants: int, count: int) -> None:
+    def _wake(self, state: bytes, wants: int, count: int) -> int:
+        """Wake up to `count` sleepers; say how many that are too few."""
         table = self._table
         if table is None:
-            return
+            return 0
         slot = table.states.find(state, 0, SLOTS)
         while slot >= 0 and count > 0:
             if table.wants[slot] & wants:
                 table.states[slot] = AWAKE[0]  # so that the next sender wakes another
                 count -= _write_byte(self._path(slot))
             slot = table.states.find(state, slot + 1, SLOTS)
+        return count
 
     def borrow(self) -> Sleeper:
         """A place to sleep, to be given back."""
@@ -251,7 +261,6 @@ class _NappingSleeper(Sleeper):
         self._rung = threading.Event()
 
     def announce(self, state: bytes, wants: int) -> None:
-        self._rung.clear()
         self._changed()
 
     def wait(self, timeout: float | None) -> bool:
@@ -264,7 +273,7 @@ class _NappingSleeper(Sleeper):
         return False
 
     def withdraw(self) -> None:
-        pass
+        self._rung.clear()
 
     def ring(self) -> None:
         self._rung.set()

@@ -94,12 +94,12 @@ class MemoryStore(KeyedMemory):
         *,
         now: int,
         timeout: float,
-        skip: frozenset[str] = frozenset(),
+        skip: Callable[[], frozenset[str]] = frozenset,
     ) -> bool:
         with self._lock:  # not shielded: an interrupt may end the sleep
             started, wakes = milliseconds(), self._wakes
             while True:
-                shelves = self._looked_at(queues, skip)
+                shelves = self._looked_at(queues, skip())
                 due = min((shelf.due() for shelf in shelves), default=math.inf)
                 passed = milliseconds() - started
                 if due <= now + passed:

@@ -35,7 +35,7 @@ from .base import (
     Record,
     Selection,
 )
-from .bell import WANTS_MESSAGE, Bells, mask
+from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
@@ -136,7 +136,7 @@ class SQLiteStore(RegistrySQLite):
         if claim is not None and len(claimed) == claim.limit:
             # There may be more: whoever was woken for several messages passes the bell on.
             for queue in claim.queues:
-                self.bells.ring(queue)
+                self.bells.pass_on(queue)
         return claimed
 
     def _conclude(self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: int) -> list[Outcome]:
@@ -257,14 +257,18 @@ class SQLiteStore(RegistrySQLite):
         *,
         now: int,
         timeout: float,
-        skip: frozenset[str] = frozenset(),
+        skip: Callable[[], frozenset[str]] = frozenset,
     ) -> bool:
         sleeper = self.bells.borrow()
         try:
-            sleeper.announce(WANTS_MESSAGE, mask(queues))
-            until = self._next_due(queues, skip, now)
+            left_alone = skip()
+            sleeper.announce(WANTS_SOME_MESSAGE if left_alone else WANTS_MESSAGE, mask(queues))
+            until = self._next_due(queues, left_alone, now)
             if until == 0:
                 return True
+            if left_alone and self._next_due(queues, frozenset(), now) == 0:
+                for queue in queues:  # the bell for what is left alone may have been heard here
+                    self.bells.pass_on(queue)
             if until is None or until > timeout:
                 return sleeper.wait(timeout)
             sleeper.wait(until)

@@ -581,9 +581,23 @@ class StoreContract:
     def test_wait_ends_when_its_time_is_over(self, store: Store, now: int) -> None:
         store.put([message(queue="other"), message(actor="skipped")], now=now)
         started = time.monotonic()
-        assert not store.wait(["q"], now=now, timeout=50, skip=frozenset({"skipped"}))
-        assert not store.wait(["q"], now=now, timeout=0, skip=frozenset({"skipped"}))
+        assert not store.wait(["q"], now=now, timeout=50, skip=lambda: frozenset({"skipped"}))
+        assert not store.wait(["q"], now=now, timeout=0, skip=lambda: frozenset({"skipped"}))
         assert 0.045 < time.monotonic() - started < 5
+
+    def test_wait_asks_whom_to_skip_when_a_wake_is_heard_already(self, store: Store, now: int) -> None:
+        """So whoever makes room for an actor and then wakes all is never overlooked."""
+        asked: list[str] = []
+
+        def skip() -> frozenset[str]:
+            asked.append("skip")
+            store.wake()
+            return frozenset({"a"})
+
+        store.put([message(actor="a")], now=now)
+        with promptly():
+            store.wait(["q"], now=now, timeout=LONG, skip=skip)
+        assert asked
 
     def test_wait_wakes_on_each_put_of_another_thread(self, store: Store, worker: int, now: int) -> None:
         wanted = threading.Semaphore(0)

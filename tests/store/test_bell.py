@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from localq.store import Value, bell
-from localq.store.bell import AWAKE, WANTS_MESSAGE, WANTS_VALUE, Bells, Sleeper, mask
+from localq.store.bell import AWAKE, WANTS_MESSAGE, WANTS_SOME_MESSAGE, WANTS_VALUE, Bells, Sleeper, mask
 from localq.store.sqlite import SQLiteStore
 
 from .contract import HOUR, LONG, done, ids, message, promptly, take
@@ -93,6 +93,24 @@ def test_only_those_who_want_the_queue_are_woken(bells: Bells) -> None:
     assert (rung(others), rung(waiting_for_a_value), rung(asleep)) == (0, 0, 1)
 
 
+def test_who_leaves_some_actors_alone_is_woken_only_where_nobody_else_sleeps(bells: Bells) -> None:
+    choosy = sleepers(bells, 2, WANTS_SOME_MESSAGE, "q")
+    asleep = sleepers(bells, 2, WANTS_MESSAGE, "q")
+    bells.ring("q", 2)
+    assert (rung(choosy), rung(asleep)) == (0, 2)
+    bells.ring("q")
+    assert rung(choosy) == 1
+
+
+def test_what_is_passed_on_wakes_one_who_wants_any_message_or_nobody(bells: Bells) -> None:
+    choosy = sleepers(bells, 1, WANTS_SOME_MESSAGE, "q")
+    others = sleepers(bells, 1, WANTS_MESSAGE, "r")
+    asleep = sleepers(bells, 2, WANTS_MESSAGE, "q")
+    for _ in range(3):
+        bells.pass_on("q")
+    assert (rung(choosy), rung(others), rung(asleep)) == (0, 0, 2)
+
+
 def test_a_value_wakes_all_who_wait_for_it(bells: Bells) -> None:
     asleep, others = sleepers(bells, 5, WANTS_VALUE, "k"), sleepers(bells, 2, WANTS_VALUE, "l")
     waiting_for_messages = sleepers(bells, 2, WANTS_MESSAGE, "k")
@@ -145,6 +163,30 @@ def test_the_table_and_the_fifos_are_private(folder: str) -> None:
         os.umask(before)
     assert {each.stat().st_mode & 0o777 for each in Path(folder).iterdir()} == {0o600}
     bells.close()
+
+
+def test_who_lies_down_beside_a_message_that_it_leaves_alone_tells_one_who_wants_it(store: SQLiteStore) -> None:
+    """The bell for it may have been heard by the one who leaves it alone."""
+    other = SQLiteStore(store.path)
+    (asleep,) = sleepers(other.bells, 1, WANTS_MESSAGE, "q")
+    store.put([message(actor="a")], now=NOW)
+    assert asleep.wait(LONG)
+    asleep.announce(WANTS_MESSAGE, mask(["q"]))
+
+    assert not store.wait(["q"], now=NOW, timeout=1, skip=lambda: frozenset({"a"}))
+
+    assert asleep.wait(AT_ONCE)
+    other.close()
+
+
+def test_who_leaves_actors_alone_that_no_message_waits_for_tells_nobody(store: SQLiteStore) -> None:
+    other = SQLiteStore(store.path)
+    (asleep,) = sleepers(other.bells, 1, WANTS_MESSAGE, "q")
+
+    assert not store.wait(["q"], now=NOW, timeout=1, skip=lambda: frozenset({"a"}))
+
+    assert not asleep.wait(AT_ONCE)
+    other.close()
 
 
 # -- the dead, and who takes their place
@@ -302,6 +344,16 @@ def test_a_nap_ends_when_its_time_is_over(store: SQLiteStore) -> None:
     began = time.monotonic()
     assert not store.wait(["q"], now=NOW, timeout=50)
     assert 0.045 < time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("napping")
+def test_a_nap_is_ended_by_a_wake_that_came_before_it(store: SQLiteStore) -> None:
+    def skip() -> frozenset[str]:
+        store.wake()
+        return frozenset({"a"})
+
+    with promptly():
+        store.wait(["q"], now=NOW, timeout=LONG, skip=skip)
 
 
 @pytest.mark.usefixtures("napping")

@@ -753,7 +753,7 @@ def live(store: SQLiteStore) -> None:
     ]  # fmt: skip
     claimed = store.finish(outcomes, now=now, claim=Claim(WORKER, ["s"], 1))
     store.finish([done(each) for each in (*rest[1:], *claimed)], now=now, claim=Claim(WORKER, ["q", "r", "s", "t"]))
-    assert store.wait(["q", "r"], now=now, timeout=1, skip=frozenset({"b"}))
+    assert store.wait(["q", "r"], now=now, timeout=1, skip=lambda: frozenset({"b"}))
     assert not store.wait(["nothing here"], now=now, timeout=1)
     store.wait_value("k3", clock=lambda: NOW, timeout=1)
     store.delete_values(["k3"])
