@@ -87,6 +87,10 @@ class Broker(Hooks):
     is_default = False
     """Whether `get_broker` made it, since nobody set one."""
 
+    forgets_failures = False
+    """Whether a message whose actor raised, and that no middleware retries or fails, is done, as in dramatiq.
+    Otherwise it is a dead letter."""
+
     def __init__(self, middleware: Iterable[Middleware] | None = None, *, url: str | None = None) -> None:
         super().__init__()
         self.logger = get_logger(__name__, type(self))

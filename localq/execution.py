@@ -221,8 +221,7 @@ class Execution:
                 self._broker.emit_after("process_message", self.message, result=None, exception=error)
 
     def _fail_if_nobody_retries(self) -> None:
-        # dramatiq forgets such a message; here it becomes a dead letter.
-        if self._exception is not None and not self._skipped:
+        if self._exception is not None and not self._skipped and not self._broker.forgets_failures:
             if not any(record.message_id == self._record.message_id for record in self.outcome.puts):
                 self.message.fail()
 

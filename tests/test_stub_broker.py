@@ -514,3 +514,33 @@ def test_join_waits_for_what_delayed_messages_send_delayed(stub: StubBroker, wor
     stub.join("default", timeout=20_000)
 
     assert ran == [1]
+
+
+def test_a_failure_that_no_middleware_retries_is_acknowledged_as_in_dramatiq(
+    start_worker: Callable[..., localq.Worker],
+) -> None:
+    heard: list[str] = []
+
+    class Recorder(localq.Middleware):
+        def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
+            heard.append(type(exception).__name__)
+
+        def after_ack(self, broker: Any, message: Any) -> None:
+            heard.append("ack")
+
+        def after_nack(self, broker: Any, message: Any) -> None:
+            heard.append("nack")
+
+    stub = StubBroker(middleware=[Recorder()])
+    localq.set_broker(stub)
+
+    @localq.actor
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    fail.send()
+    worker = start_worker(stub)
+    stub.join("default")
+    worker.join()
+    assert heard == ["ValueError", "ack"]
+    assert stub.dead_letters == []
