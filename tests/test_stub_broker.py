@@ -522,8 +522,8 @@ def test_a_failure_that_no_middleware_retries_is_acknowledged_as_in_dramatiq(
     heard: list[str] = []
 
     class Recorder(localq.Middleware):
-        def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
-            heard.append(type(exception).__name__)
+        def after_process_message(self, broker: Any, message: Any, **outcome: Any) -> None:
+            heard.append(type(outcome["exception"]).__name__)
 
         def after_ack(self, broker: Any, message: Any) -> None:
             heard.append("ack")
