@@ -35,6 +35,7 @@ class Actor(Generic[P, R]):
     """
 
     _has_warned = False
+    _has_moved = False
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Actor(Generic[P, R]):
         priority: int,
         options: dict[str, Any],
     ) -> None:
-        if actor_name in broker.actors:
+        if actor_name in broker.actors and not broker.actors[actor_name]._gives_way_to(fn):
             raise ValueError(f"An actor named {actor_name!r} is already registered.")
         module = fn.__module__ if getattr(fn, "__module__", None) else "_"
         self.logger: Logger = get_logger(module, actor_name)
@@ -71,7 +72,12 @@ class Actor(Generic[P, R]):
     def move_to(self, broker: Broker) -> None:
         """Belong to another broker from now on."""
         self.broker = broker
+        self._has_moved = True
         broker.declare_actor(self)
+
+    def _gives_way_to(self, fn: Callable[..., Any]) -> bool:
+        """Whether a function is its own, declared anew: who sets a broker for tests may reload the modules then."""
+        return self._has_moved and _place_of(self.fn) == _place_of(fn)
 
     def message(self, *args: P.args, **kwargs: P.kwargs) -> Message[R]:
         """A message for this actor, not sent."""
@@ -170,9 +176,7 @@ class Actor(Generic[P, R]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # By reference, as a function: a scheduler keeps `actor.send` in its file, not what the actor consists of.
-        function = getattr(self.fn, "__wrapped__", self.fn)
-        named = function if hasattr(function, "__qualname__") else type(function)
-        reference = (named.__module__, named.__qualname__)
+        reference = _place_of(self.fn)
         if reference[0] in sys.modules and _actor_at(*reference) is self:
             return _actor_at, reference
         return super().__reduce_ex__(protocol)
@@ -182,6 +186,13 @@ class Actor(Generic[P, R]):
 
     def __str__(self) -> str:
         return f"Actor({self.actor_name})"
+
+
+def _place_of(fn: Any) -> tuple[str, str]:
+    """The module and the qualified name of a function, or of the class of something else that is called."""
+    function = getattr(fn, "__wrapped__", fn)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return named.__module__, named.__qualname__
 
 
 def _actor_at(module: str, qualified_name: str) -> Any:

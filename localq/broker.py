@@ -57,7 +57,7 @@ def set_broker(broker: Broker) -> None:
     global global_broker
     previous = global_broker
     if previous is not None and previous is not broker and previous.is_default and not previous.is_open:
-        moving = list(previous.actors.values())
+        moving = [actor for actor in previous.actors.values() if broker.actors.get(actor.actor_name) is not actor]
         for actor in moving:
             actor.check_move_to(broker)
         for actor in moving:

@@ -206,6 +206,35 @@ def test_a_broker_that_is_not_ready_can_be_set_and_replaced(make_broker: Callabl
     assert localq.get_broker() is late
 
 
+def test_actors_may_be_on_the_broker_already_that_is_set(make_broker: Callable[..., Broker]) -> None:
+    @localq.actor
+    def act() -> None: ...
+
+    broker = make_broker("memory://")
+    broker.declare_actor(act)
+    localq.set_broker(broker)
+    assert broker.actors == {"act": act}
+
+
+def test_an_actor_that_moved_gives_way_to_itself_declared_anew_and_to_no_other(
+    make_broker: Callable[..., Broker],
+) -> None:
+    def declare() -> localq.Actor[Any, Any]:
+        @localq.actor
+        def act() -> None: ...
+
+        return act
+
+    declare()
+    localq.set_broker(make_broker("memory://"))
+    with pytest.raises(ValueError, match="'act' is already registered"):
+        localq.actor(lambda: None, actor_name="act")
+    again = declare()
+    assert localq.get_broker().get_actor("act") is again
+    with pytest.raises(ValueError, match="'act' is already registered"):
+        declare()
+
+
 def test_set_broker_refuses_a_broker_that_has_an_actor_of_that_name(make_broker: Callable[..., Broker]) -> None:
     @localq.actor
     def work() -> None: ...
