@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from ..actor import Actor
@@ -26,6 +27,9 @@ CONNECTION_ERROR = 3
 
 LONGEST_TRACEBACK = 20_000  # characters: it goes through a pipe
 
+BEFORE_THE_PROGRAM = {__name__.partition(".")[0], "importlib", "multiprocessing", "runpy"}
+"""The packages whose frames stand above those of a program that is imported."""
+
 importing_for_a_pool = False
 """Whether this process is importing a program's main module for its pool: a pool that starts
 meanwhile has no ``__main__`` guard around it."""
@@ -41,10 +45,33 @@ class ApplicationError(PoolError):
 
 def failure_of(error: LocalqError) -> dict[str, Any]:
     """What is reported of an error that keeps a process from starting. The supervisor says it once."""
-    cause = error.__cause__
-    frames = "".join(traceback.format_exception(cause)) if isinstance(error, ApplicationError) and cause else ""
     code = getattr(error, "code", CONNECTION_ERROR)
+    cause = error.__cause__ if code == IMPORT_ERROR else None  # what is wrong with a store needs no traceback
+    frames = "" if cause is None or _is_not_found(cause) else _frames_of(cause)
     return {"failed": str(error), "traceback": frames[-LONGEST_TRACEBACK:], "code": code}
+
+
+def _frames_of(error: BaseException) -> str:
+    """The traceback of an error, from the first line of the program on."""
+    return "".join(traceback.format_exception(type(error), error, _first_of_the_program(error.__traceback__)))
+
+
+def _first_of_the_program(frames: TracebackType | None) -> TracebackType | None:
+    """What comes after our own frames and the import system's; None if that is nothing."""
+    while frames is not None and _name_of(frames).partition(".")[0] in BEFORE_THE_PROGRAM:
+        frames = frames.tb_next
+    return frames
+
+
+def _name_of(frames: TracebackType) -> str:
+    return str(frames.tb_frame.f_globals.get("__name__", ""))
+
+
+def _is_not_found(error: BaseException) -> bool:
+    """Whether a module that was named to us is not there, rather than one that it imports."""
+    # TypeError: what begins with a dot, such as ./tasks.py, is taken for a relative import.
+    is_of_import = isinstance(error, (ModuleNotFoundError, TypeError))
+    return is_of_import and _first_of_the_program(error.__traceback__) is None
 
 
 def load_application(config: PoolConfig) -> Broker:
@@ -88,7 +115,17 @@ def importing(config: PoolConfig, what: str) -> Iterator[None]:
     except (BrokerConnectionError, StoreError) as error:
         raise ApplicationError(f"cannot reach the broker: {error}", CONNECTION_ERROR) from error
     except BaseException as error:
-        raise ApplicationError(f"cannot import {what}: {type(error).__name__}: {error}") from error
+        remedy = _where_to_look(config) if _is_not_found(error) else ""
+        raise ApplicationError(f"cannot import {what}: {type(error).__name__}: {error}{remedy}") from error
+
+
+def _where_to_look(config: PoolConfig) -> str:
+    """The remedy for a module that is not there."""
+    names = [config.app.partition(":")[0], *config.modules]
+    if any(os.sep in name or name.startswith(".") or name.endswith(".py") for name in names):
+        return "; name a module as an import does, with dots and without .py, and its folder with --path"
+    folders = ", ".join(repr(folder) for folder in config.path)
+    return f"; it was looked for in {folders}; name another folder with --path" if folders else ""
 
 
 def describe_application(config: PoolConfig) -> str:

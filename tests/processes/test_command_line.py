@@ -137,6 +137,35 @@ def test_an_application_that_cannot_be_used_is_described_and_exits_2(named: Lab,
     named.wait_until_empty()
 
 
+@both_start_methods
+@pytest.mark.parametrize(
+    ("app", "remedy"),
+    [
+        ("nosuch", "name another folder with --path"),
+        ("json.nosuch", "name another folder with --path"),
+        ("named.py", "without .py"),
+        ("./named.py", "without .py"),
+        ("named nosuch", "name another folder with --path"),
+    ],
+)
+def test_a_module_that_is_not_there_is_told_in_one_line_with_the_remedy(named: Lab, app: str, remedy: str) -> None:
+    program = named.start(*app.split(), "-p", "1")
+    assert program.wait() == 2
+    (line,) = [line for line in program.log().splitlines() if "The pool cannot start" in line]
+    assert remedy in line
+    assert "Traceback" not in program.log()
+
+
+@both_start_methods
+def test_the_traceback_of_a_module_begins_in_that_module(lab: Lab) -> None:
+    lab.write("raises.py", "import json\n\njson.loads('')\n")
+    program = lab.start("raises", "-p", "1")
+    assert program.wait() == 2
+    frames = [line for line in program.log().splitlines() if line.startswith('  File "')]
+    assert "raises.py" in frames[0]
+    assert "decoder.py" in frames[-1]
+
+
 def test_a_function_that_raises_is_described_and_exits_2(lab: Lab) -> None:
     lab.write("sets_up.py", "def set_up():\n    raise OSError('no such luck')\n")
     program = lab.start("sets_up:set_up", "-p", "1")
@@ -204,6 +233,7 @@ def test_a_store_that_cannot_be_used_is_described_and_exits_with_an_error(
     assert program.wait() == (2 if url == "memory://" else 3)
     for text in said:
         assert text in program.log()
+    assert "Traceback" not in program.log()
     assert {file: file.read_bytes() for file in files} == files
 
 
@@ -221,6 +251,7 @@ def test_a_store_that_the_module_itself_cannot_open_exits_3(lab: Lab, app: str) 
     program = lab.start(app, "-p", "1")
     assert program.wait() == 3
     assert "/nosuch" in program.log()
+    assert "Traceback" not in program.log()
 
 
 # -- what is wrong with the options
