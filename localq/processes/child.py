@@ -60,11 +60,8 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
 def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
     if not broker.store.shared:
         _warn_or_refuse(broker, config)
-    if config.keeps_house and not broker.actors:  # once a pool
-        logger.warning(
-            "No actor is declared by %s, so there is nothing to run: name the modules that declare some.",
-            describe_application(config),
-        )
+    if config.keeps_house:  # once a pool
+        _say_what_it_serves(broker, config)
     return Worker(
         broker,
         queues=config.queues or None,
@@ -75,6 +72,23 @@ def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
         max_crashes=config.max_crashes,
         housekeeper=config.keeps_house,
     )
+
+
+def _say_what_it_serves(broker: Broker, config: PoolConfig) -> None:
+    """So that one who waits in vain sees why: another store, no actor, or a queue that nobody sends to."""
+    location = broker.location
+    logger.info("Messages are in %s: %s.", broker.store.info().get("file", location.url), location.why)
+    if not broker.actors:
+        logger.warning(
+            "No actor is declared by %s, so there is nothing to run: name the modules that declare some.",
+            describe_application(config),
+        )
+        return
+    declared = broker.get_declared_queues()
+    for name in sorted(set(config.queues) - declared):
+        logger.warning(
+            "No actor here belongs to the queue %r, but to: %s.", name, ", ".join(map(repr, sorted(declared)))
+        )
 
 
 def _warn_or_refuse(broker: Broker, config: PoolConfig) -> None:

@@ -47,6 +47,20 @@ def test_threads_of_one_process_run_messages_at_the_same_time(lab: Lab) -> None:
     pool.stop()
 
 
+def test_a_queue_that_no_actor_belongs_to_is_named_once_with_those_that_there_are(lab: Lab) -> None:
+    pool = lab.start_pool("tasks", "-p", "2", "-Q", "mial", "other")
+    pool.wait_for_log("No actor here belongs to the queue 'mial', but to: 'default', 'mail', 'other'.")
+    pool.stop()
+    assert pool.log().count("No actor here") == 1
+
+
+def test_the_log_says_once_where_the_messages_are_and_why_there(lab: Lab) -> None:
+    pool = lab.start_pool("tasks", "-p", "2")
+    pool.wait_for_log(f"Messages are in {lab.file}: the environment variable LOCALQ_URL is set.")
+    pool.stop()
+    assert pool.log().count("Messages are in") == 1
+
+
 @both_start_methods
 @pytest.mark.parametrize(
     "option",
