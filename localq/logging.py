@@ -9,7 +9,8 @@ family = __package__
 
 
 def get_logger(module: str, name: str | type | None = None) -> logging.Logger:
-    """The logger of a module, or of a class in it.
+    """The logger of a module, or of a class in it. Ask when there is something to log, not when a
+    module is imported: the name depends on `family`, which may be set later.
 
     >>> get_logger("localq.worker", "Worker").name
     'localq.worker.Worker'

@@ -439,6 +439,25 @@ def test_without_the_flag_the_module_cannot_be_imported(tmp_path: Path, run: Run
     assert "No module named 'dramatiq'" in ran.stderr
 
 
+def test_all_that_a_pool_logs_bears_the_names_that_dramatiq_has(tmp_path: Path, run: Run) -> None:
+    write(tmp_path, "tasks.py", """
+        import os, signal
+        import dramatiq
+
+        class StopThePool(dramatiq.Middleware):
+            def after_worker_boot(self, broker, worker):
+                os.kill(os.getppid(), signal.SIGTERM)
+
+        dramatiq.get_broker().add_middleware(StopThePool())
+
+        @dramatiq.actor
+        def act(): ...
+    """)
+    log = run("-m", "localq", "--as-dramatiq", "tasks", "-p", "1").stderr
+    assert "Worker process is ready for action." in log
+    assert "[localq." not in log
+
+
 def test_the_module_can_be_run_where_every_process_installs_it(tmp_path: Path, run: Run) -> None:
     write(tmp_path, "sitecustomize.py", "import localq; localq.install_as_dramatiq()")
     assert run("-m", "dramatiq", "--version").stdout == run("-m", "localq", "--version").stdout

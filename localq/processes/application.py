@@ -20,8 +20,6 @@ from ..logging import get_logger
 from .config import PoolConfig
 from .discover import NAME, can_be_imported, find_task_modules
 
-logger = get_logger(__name__)
-
 IMPORT_ERROR = 2
 CONNECTION_ERROR = 3
 
@@ -145,7 +143,7 @@ def _import_what_is_found(config: PoolConfig) -> None:
         if can_be_imported(parts):
             usable.append((".".join(parts), file))
         elif config.keeps_house:  # once a pool
-            logger.warning(
+            get_logger(__name__).warning(
                 "Leaving out %s: %r cannot be a module's name; rename it, or add a folder of it to --path.",
                 file,
                 ".".join(parts),
@@ -156,7 +154,7 @@ def _import_what_is_found(config: PoolConfig) -> None:
             "virtual environments and node_modules are left out)"
         )
     if config.keeps_house:
-        logger.info("Found %s below %s.", ", ".join(name for name, _ in usable), config.discover)
+        get_logger(__name__).info("Found %s below %s.", ", ".join(name for name, _ in usable), config.discover)
     for name, file in usable:
         imported = getattr(importlib.import_module(name), "__file__", None) or "something else"
         if os.path.realpath(imported) != os.path.realpath(file):

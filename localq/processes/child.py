@@ -24,8 +24,6 @@ from .logs import set_up_logging
 preloaded: Broker | None = None
 """The broker that the supervisor had before it forked, if the app was already there."""
 
-logger = get_logger(__name__)
-
 
 def run_child(pipes: Pipes, config: PoolConfig) -> int:
     """Import the app, work until told to stop, leave; returns the exit status."""
@@ -49,7 +47,7 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
     ears = _Ears(pipes, worker, config)
     ears.start()
     pipes.tell(ready=True, forks=forks)
-    logger.info("Worker process is ready for action.")
+    get_logger(__name__).info("Worker process is ready for action.")
     _work(worker)
     ears.join()
     with suppress(LocalqError):
@@ -77,16 +75,18 @@ def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
 def _say_what_it_serves(broker: Broker, config: PoolConfig) -> None:
     """So that one who waits in vain sees why: another store, no actor, or a queue that nobody sends to."""
     location = broker.location
-    logger.info("Messages are in %s: %s.", broker.store.info().get("file", location.url), location.why)
+    get_logger(__name__).info(
+        "Messages are in %s: %s.", broker.store.info().get("file", location.url), location.why
+    )
     if not broker.actors:
-        logger.warning(
+        get_logger(__name__).warning(
             "No actor is declared by %s, so there is nothing to run: name the modules that declare some.",
             describe_application(config),
         )
         return
     declared = broker.get_declared_queues()
     for name in sorted(set(config.queues) - declared):
-        logger.warning(
+        get_logger(__name__).warning(
             "No actor here belongs to the queue %r, but to: %s.", name, ", ".join(map(repr, sorted(declared)))
         )
 
@@ -99,7 +99,9 @@ def _warn_or_refuse(broker: Broker, config: PoolConfig) -> None:
             "process that sends"
         )
     if config.keeps_house:  # once a pool
-        logger.warning("%s: the worker processes run what they send themselves, and nothing else.", alone)
+        get_logger(__name__).warning(
+            "%s: the worker processes run what they send themselves, and nothing else.", alone
+        )
 
 
 def _boot(broker: Broker, worker: Worker) -> None:
@@ -156,12 +158,12 @@ class _Ears(threading.Thread):
         worker.stop(self._timeout)
         if not worker.has_ended:
             # What still runs was given back; its thread cannot be stopped, but its process can.
-            logger.warning("Running messages were given back after %d ms.", self._timeout)
+            get_logger(__name__).warning("Running messages were given back after %d ms.", self._timeout)
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):  # whatever the application has put there
                     stream.flush()
             os._exit(0)
 
     def _end_with_supervisor(self) -> None:
-        logger.warning("The supervisor is gone; ending.")
+        get_logger(__name__).warning("The supervisor is gone; ending.")
         os._exit(1)  # its claims go back as soon as its lock is seen to be free

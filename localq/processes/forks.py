@@ -21,8 +21,6 @@ from .config import PoolConfig
 from .launch import Pipes, die_with_parent
 from .logs import set_up_logging
 
-logger = get_logger(__name__)
-
 
 def forks_of(broker: Broker, config: PoolConfig) -> list[str]:
     """The paths of all fork functions of a pool: its own first, then those of the broker's middleware.
@@ -41,7 +39,7 @@ def _forks_of_middleware(broker: Broker) -> list[Callable[[], Any]]:
         try:
             forks += getattr(middleware, "forks", ())
         except Exception:
-            logger.critical("Unexpected failure in forks of %r.", middleware, exc_info=True)
+            get_logger(__name__).critical("Unexpected failure in forks of %r.", middleware, exc_info=True)
     return forks
 
 
@@ -80,7 +78,7 @@ def run_fork(pipes: Pipes, config: PoolConfig) -> int:
         return int(failure["code"])
     signal.signal(signal.SIGTERM, _leave)
     pipes.tell(ready=True)
-    logger.info("Fork process %r is ready for action.", config.fork)
+    get_logger(__name__).info("Fork process %r is ready for action.", config.fork)
     status = _run(function, config.fork)
     _wait_for_threads()
     return status
@@ -110,9 +108,9 @@ def _run(function: Callable[[], Any], path: str) -> int:
     except SystemExit as end:
         status = end.code
     except BaseException:
-        logger.critical("Fork process %r failed.", path, exc_info=True)
+        get_logger(__name__).critical("Fork process %r failed.", path, exc_info=True)
         return 1
     if status is None or isinstance(status, int):
         return int(status or 0)
-    logger.error("Fork process %r ended: %s", path, status)
+    get_logger(__name__).error("Fork process %r ended: %s", path, status)
     return 1

@@ -26,8 +26,6 @@ START_TIMEOUT = 60_000
 PATIENCE = 2_000
 """Milliseconds after which `stop` says what it is waiting for."""
 
-logger = get_logger(__name__)
-
 
 class Pool:
     """Worker processes that run the messages of a broker, from `start` to `stop`; see `pool`."""
@@ -171,7 +169,9 @@ class Pool:
                 selector.register(supervisor.report, selectors.EVENT_READ)
                 left = patience.left()
                 if not selector.select(None if left is None else left / 1000) and patience.passed():
-                    logger.warning("The pool waits for running messages; Ctrl-C (again) ends them at once.")
+                    get_logger(__name__).warning(
+                        "The pool waits for running messages; Ctrl-C (again) ends them at once."
+                    )
                     patience = Deadline(None)
         while supervisor.ended() is None:
             time.sleep(0.001)
