@@ -38,11 +38,12 @@ step 2: 1
 step 3: tidied up
 """,
     "async_actors": """\
-Ada dined with 4 others and knew its message
-Barbara dined with 4 others and knew its message
-Grace dined with 4 others and knew its message
-Katherine dined with 4 others and knew its message
-Margaret dined with 4 others and knew its message
+Ada has dined and knew the message
+Barbara has dined and knew the message
+Grace has dined and knew the message
+Katherine has dined and knew the message
+Margaret has dined and knew the message
+All dined at the same time
 """,
     "limit_rates": """\
 8 pages, 0 of them while another was printed
