@@ -110,7 +110,7 @@ def test_a_transaction_that_is_rolled_back_sends_nothing(stage: Stage) -> None:
     assert "(no messages)" not in stage.localq("status", "--app", "shop.worker")
 
 
-@pytest.mark.parametrize("body", ["no json", '[{"item": "tea"}]', "[1]"])
+@pytest.mark.parametrize("body", ["no json", '[{"item": "tea"}]', "[1]", '[{"item": "tea", "quantity": 1e300}]'])
 def test_a_request_that_makes_no_sense_is_refused(stage: Stage, body: str) -> None:
     status, _ = ask(stage, POST, wanted=body)
     assert status == 400

@@ -22,7 +22,7 @@ def create(request):
                 # although it never will be.
                 transaction.on_commit(partial(pack.send, order.pk))
                 orders.append(order.pk)
-    except (IntegrityError, KeyError, TypeError, ValueError):
+    except (IntegrityError, KeyError, OverflowError, TypeError, ValueError):
         return JsonResponse({"error": "not a list of orders"}, status=400)
     return JsonResponse({"orders": orders}, status=202)
 
