@@ -120,8 +120,9 @@ class Execution:
             self._fail_with(VERDICTS.get(kind, WorkerCrashed)(text))
             _log().error("The message %s ended its worker: %s.", self.message, text)
         elif self.message.actor_name not in self._broker.actors:
-            _log().error("No actor named %r is declared here.", self.message.actor_name)
-            self._refuse(ActorNotFound(self.message.actor_name))
+            name = self.message.actor_name
+            _log().error("No actor named %r is declared here; the message is dead until a worker has one.", name)
+            self._refuse(ActorNotFound(name))
 
     def _run_hooks_before(self) -> None:
         if self._exception is not None:

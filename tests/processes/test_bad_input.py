@@ -118,6 +118,7 @@ def test_a_message_for_an_unknown_actor_is_revived_when_a_worker_declares_it(lab
     record = lab.wait_until_dead(message)
     assert record.reason is not None
     assert record.reason.startswith("ActorNotFound: later")
+    pool.wait_for_log("No actor named 'later' is declared here; the message is dead until a worker has one.")
     assert lab.result(lab.send("add", 1, 2)) == 3
 
     lab.write("later.py", "import localq\n\n@localq.actor\ndef later(what):\n    return what\n")
