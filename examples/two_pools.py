@@ -5,8 +5,8 @@
 With one pool for both queues, slow messages would soon be all that its processes run, and urgent ones
 would wait until one of them has ended.
 
-The same with pools from the command line, in three terminals and the same folder (or with LOCALQ_URL set
-in all)::
+The same with pools from the command line, in three terminals. All find the same queue because they belong to
+one project, that of the folder with the ``pyproject.toml``; elsewhere, set LOCALQ_URL in all::
 
     localq two_pools --path examples --queues slow --processes 1
     localq two_pools --path examples --queues urgent --processes 1

@@ -171,7 +171,7 @@ def test_a_result_that_is_there_is_given_at_once(
 
 def test_a_result_that_does_not_come_is_a_timeout(add: Any) -> None:
     message = add.send(1, 2)
-    with pytest.raises(ResultTimeout, match=r"add\(1, 2\) has no result after 50 ms; does a worker run"):
+    with pytest.raises(ResultTimeout, match=r"add\(1, 2\) has no result after 50 ms; does a worker of its actor"):
         run(message.aget_result(timeout=50))
 
 

@@ -274,7 +274,9 @@ def _decoded(data: bytes, encoder: Encoder) -> dict[str, Any]:
 
 
 def _too_late(message: Message[Any], timeout: int) -> ResultTimeout:
-    return ResultTimeout(f"{message} has no result after {timeout} ms; does a worker run that has its actor?")
+    return ResultTimeout(
+        f"{message} has no result after {timeout} ms; does a worker of its actor run on the same store?"
+    )
 
 
 def _still_missing(messages: Sequence[Message[Any]], timeout: int | None) -> str:
