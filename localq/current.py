@@ -25,9 +25,6 @@ make_default_broker: Callable[[], Broker]
 encoder: Encoder | None = None
 """The encoder of messages and results when none is named."""
 
-stands_for_dramatiq = False
-"""Whether ``import dramatiq`` gives localq in this process; `localq.dramatiq_alias` decides."""
-
 
 class _Thread(threading.local):
     outcome: Outcome | None = None

@@ -17,8 +17,6 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-from . import current, logging
-
 ALIAS = "dramatiq"
 
 
@@ -50,8 +48,6 @@ def install_as_dramatiq() -> None:
         backends = importlib.import_module(f"{__package__}.{package}")
         backends.__dict__["__getattr__"] = partial(_absent_backend, f"{ALIAS}.{package}")
     sys.meta_path.insert(0, _Finder())
-    logging.family = ALIAS
-    current.stands_for_dramatiq = True
     _install_in_children()
 
 
@@ -81,10 +77,10 @@ def is_installed() -> bool:
 
 def _absent_backend(package: str, name: str) -> Any:
     """What `from dramatiq.results.backends import RedisBackend` gives."""
-    module = {"MemcachedBackend": "memcached", "RedisBackend": "redis"}.get(name)
-    if module is None:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{package}.{module}"), name)
+    for module, names in _absent().ABSENT.items():
+        if name in names and f"{ALIAS}.{module}".rpartition(".")[0] == package:
+            return getattr(importlib.import_module(f"{ALIAS}.{module}"), name)
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
 
 def _renamed(module: str, package: str) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 
-family = __package__
-"""What the names of this package's own loggers begin with."""
+from .dramatiq_alias import ALIAS, is_installed
 
 
 def get_logger(module: str, name: str | type | None = None) -> logging.Logger:
     """The logger of a module, or of a class in it. Ask when there is something to log, not when a
-    module is imported: the name depends on `family`, which may be set later.
+    module is imported: after `install_as_dramatiq` our own names begin as dramatiq's do.
 
     >>> get_logger("localq.worker", "Worker").name
     'localq.worker.Worker'
     """
     first, dot, rest = module.partition(".")
-    if first == __package__:
-        module = family + dot + rest
+    if first == __package__ and is_installed():
+        module = ALIAS + dot + rest
     if name is None:
         return logging.getLogger(module)
     if isinstance(name, type):

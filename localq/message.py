@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from . import current
 from .clock import current_millis
 from .composition import pipeline
+from .dramatiq_alias import is_installed
 from .encoder import Encoder, JSONEncoder, MsgpackEncoder, PickleEncoder, name_of
 from .errors import DecodeError
 
@@ -28,7 +29,7 @@ WIRE_VERSION = 1
 def get_encoder() -> Encoder:
     """The global encoder; when none was set, msgpack, or JSON where localq stands in for dramatiq."""
     if current.encoder is None:
-        current.encoder = JSONEncoder() if current.stands_for_dramatiq else MsgpackEncoder()
+        current.encoder = JSONEncoder() if is_installed() else MsgpackEncoder()
     return current.encoder
 
 
@@ -189,7 +190,6 @@ class Message(Generic[R]):
             backend = current.get_broker().get_results_backend()
         result: R = backend.get_result(self, block=block, timeout=timeout)
         return result
-
 
     async def aget_result(
         self,
