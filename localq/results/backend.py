@@ -115,15 +115,19 @@ class ResultBackend:
             left = deadline.left() or 0
             if not left:
                 raise _too_late(message, timeout)
-            await self._sleep(message, naps, left)
+            stored = await self._await(message, naps, left)
+            if stored is not Missing:
+                return self.unwrap_result(stored)
             naps += 1
 
-    async def _sleep(self, message: Message[Any], naps: int, longest: float) -> None:
-        """Until there may be a result, `longest` milliseconds at most; it slept `naps` times before."""
+    async def _await(self, message: Message[Any], naps: int, longest: float) -> Any:
+        """What is kept of the message's result, or `Missing` when it is time to look (again), after `longest`
+        milliseconds at most; it was waited for `naps` times before."""
         import asyncio
 
         _, nap = compute_backoff(naps, factor=BACKOFF_FACTOR)
         await asyncio.sleep(min(nap, longest) / 1000)
+        return Missing
 
     def wait_for_all(
         self, messages: Iterable[Message[Any]], *, timeout: int | None = None, fail_fast: bool = True
@@ -233,10 +237,10 @@ class StoreBackend(ResultBackend):
         """The store that keeps the results."""
         return self._open_store()
 
-    async def _sleep(self, message: Message[Any], naps: int, longest: float) -> None:
+    async def _await(self, message: Message[Any], naps: int, longest: float) -> Any:
         if self._waiter is None or self._waiter.process != os.getpid():
             self._waiter = Waiter(self.store)
-        await self._waiter.wait(self.build_message_key(message), longest)
+        return self._decode(await self._waiter.wait(self.build_message_key(message), longest))
 
     def _get(self, key: str) -> Any:
         return self._decode(self.store.get_value(key, now=clock.wall()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -30,8 +31,7 @@ class Waiter:
         self.process = os.getpid()
         self._changed = threading.Condition()
         self._futures: dict[str, list[asyncio.Future[bytes]]] = {}
-        self._keys: list[str] = []
-        """The keys of these; the store looks at it anew whenever it is woken."""
+        """By key. The store looks anew at what keys there are whenever it is woken."""
         self._thread: threading.Thread | None = None
 
     async def wait(self, key: str, timeout: float) -> bytes | None:
@@ -50,8 +50,6 @@ class Waiter:
     def _add(self, key: str, future: asyncio.Future[bytes]) -> None:
         with self._changed:
             self._futures.setdefault(key, []).append(future)
-            if key not in self._keys:
-                self._keys.append(key)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="localq results", daemon=True)
                 self._thread.start()
@@ -64,16 +62,12 @@ class Waiter:
             if future in waiting:
                 waiting.remove(future)
                 if not waiting:
-                    self._take(key)
-
-    def _take(self, key: str) -> list[asyncio.Future[bytes]]:
-        self._keys.remove(key)
-        return self._futures.pop(key)
+                    del self._futures[key]
 
     def _run(self) -> None:
         while self._has_work():
             try:
-                found = self.store.wait_values(self._keys, clock=clock.wall, timeout=None)
+                found = self.store.wait_values(self._futures, clock=clock.wall, timeout=None)
             except Exception as error:  # whoever waits is told, whatever it is
                 self._fail(error)
             else:
@@ -81,21 +75,21 @@ class Waiter:
 
     def _has_work(self) -> bool:
         with self._changed:
-            if not self._changed.wait_for(lambda: self._keys, LINGER):
+            if not self._changed.wait_for(lambda: self._futures, LINGER):
                 self._thread = None
             return self._thread is not None
 
     def _deliver(self, found: dict[str, bytes]) -> None:
         with self._changed:
             for key in found.keys() & self._futures.keys():
-                for future in self._take(key):
+                for future in self._futures.pop(key):
                     _call_in_its_loop(future, future.set_result, found[key])
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
-            for key in list(self._keys):
-                for future in self._take(key):
-                    _call_in_its_loop(future, future.set_exception, error)
+            for future in itertools.chain.from_iterable(self._futures.values()):
+                _call_in_its_loop(future, future.set_exception, error)
+            self._futures.clear()
 
 
 def _call_in_its_loop(future: asyncio.Future[bytes], end: Callable[[Any], None], what: Any) -> None:

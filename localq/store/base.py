@@ -24,7 +24,7 @@ The life of a message; each arrow is a verb::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -338,7 +338,7 @@ class Store(ABC):
 
     @abstractmethod
     def wait_values(
-        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+        self, keys: Collection[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
         """What is kept under any of the keys; if nothing is, sleep up to `timeout` milliseconds (None:
         for ever) until there is. Whoever sets one of them ends the sleep.

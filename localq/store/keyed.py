@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..clock import Deadline
 from . import statements as sql
@@ -50,7 +50,7 @@ class KeyedSQLite(Store):
         return None if row is None else row[0]
 
     def wait_values(
-        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+        self, keys: Collection[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
         deadline = Deadline(timeout)
         sleeper = self.bells.borrow()

@@ -48,7 +48,7 @@ class KeyedMemory(Store):
             return kept[1].data if kept else None
 
     def wait_values(
-        self, keys: Sequence[str], *, clock: Callable[[], int], timeout: float | None
+        self, keys: Collection[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
         with self._lock:  # not shielded: an interrupt may end the sleep
             started = milliseconds()

@@ -1001,6 +1001,21 @@ class StoreContract:
             store.set_values([Value("k77", b"v", HOUR)], now=now)
             assert waiter.result(5) == {"k77": b"v"}
 
+    def test_who_waits_looks_for_keys_that_were_added_meanwhile_when_it_is_woken(
+        self, store: Store, now: int
+    ) -> None:
+        keys = {"k0": None}
+
+        def wait_for_any() -> dict[str, bytes]:
+            return store.wait_values(keys, clock=lambda: now, timeout=None)
+
+        store.set_values([Value("k1", b"v", HOUR)], now=now)
+        with promptly(), another_thread(wait_for_any) as waiter:
+            assert not waiter.done()
+            keys["k1"] = None
+            store.wake()
+            assert waiter.result(5) == {"k1": b"v"}
+
     def test_wait_value_wakes_when_a_message_brings_it(self, store: Store, worker: int, now: int) -> None:
         store.put([message()], now=now)
         record = take_one(store, worker, now)
