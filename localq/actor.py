@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from logging import Logger
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .asyncio import async_to_sync, is_async
+from .asyncio import async_to_sync, in_a_thread, is_async
 from .broker import Broker, get_broker
 from .logging import get_logger
 from .message import Message
@@ -159,11 +159,7 @@ class Actor(Generic[P, R]):
         **options: Any,
     ) -> Message[R]:
         """As `send_with_options`, for coroutines; see `asend`."""
-        import asyncio
-
-        return await asyncio.to_thread(
-            self.send_with_options, args=args, kwargs=kwargs, delay=delay, **options
-        )
+        return await in_a_thread(self.send_with_options, args=args, kwargs=kwargs, delay=delay, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, and return what it returns."""

@@ -185,6 +185,14 @@ def set_event_loop_thread(thread: EventLoopThread | None) -> None:
     users.clear()
 
 
+async def in_a_thread(call: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """Call something that blocks in a thread of asyncio's, in the context of this coroutine; the event loop
+    goes on meanwhile."""
+    import asyncio
+
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
 def async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
     """A plain function that runs the coroutine function in the event loop's thread and waits for it.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import current
+from .asyncio import in_a_thread
 from .clock import Deadline, clock
 from .consumer import Consumer, MessageProxy, StoreConsumer
 from .encoder import name_of
@@ -261,9 +262,7 @@ class Broker(Hooks):
 
     async def aenqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """As `enqueue`, for coroutines: the event loop goes on meanwhile."""
-        import asyncio
-
-        return await asyncio.to_thread(self.enqueue, message, delay=delay)
+        return await in_a_thread(self.enqueue, message, delay=delay)
 
     def enqueue_together(self, messages: Iterable[tuple[Message[Any], int | None]]) -> None:
         """`enqueue_many`, unless something else stands in the place of `enqueue`: then it gets them one by one.

@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from . import current
+from .asyncio import in_a_thread
 from .clock import Deadline
 from .errors import ResultFailure, ResultMissing
 
@@ -66,9 +67,7 @@ class pipeline:
 
     async def arun(self, *, delay: int | None = None) -> pipeline:
         """As `run`, for coroutines: the event loop goes on meanwhile."""
-        import asyncio
-
-        return await asyncio.to_thread(self.run, delay=delay)
+        return await in_a_thread(self.run, delay=delay)
 
     @property
     def completed(self) -> bool:
@@ -158,9 +157,7 @@ class group:
 
     async def arun(self, *, delay: int | None = None) -> group:
         """As `run`, for coroutines: the event loop goes on meanwhile."""
-        import asyncio
-
-        return await asyncio.to_thread(self.run, delay=delay)
+        return await in_a_thread(self.run, delay=delay)
 
     def starts(
         self, delay: int | None = None, runs: Sequence[Run] = ()

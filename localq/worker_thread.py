@@ -22,7 +22,7 @@ from .errors import StoreError, text_of
 from .execution import Execution
 from .logging import get_logger
 from .store import Claim, Outcome, Record
-from .store.base import ALONE, DEAD, RELEASE
+from .store.base import ALONE, DEAD, RELEASE, nothing
 from .threading import Interrupt, Interruptible
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class WorkerThread(threading.Thread):
             self._ended.append(released(record))
         except BaseException as error:  # a hook wants to end the program, or one of our lines is wrong
             self.logger.critical("Message %s is a dead letter.", record.message_id, exc_info=True)
-            self._ended.append((Outcome(record, DEAD, f"{type(error).__name__}: {text_of(error)}"), _nothing))
+            self._ended.append((Outcome(record, DEAD, f"{type(error).__name__}: {text_of(error)}"), nothing))
 
     def _execute(self, record: Record) -> None:
         worker, cells = self.worker, self.worker.cells
@@ -298,8 +298,4 @@ def take(queue: deque[Any]) -> list[Any]:
 
 
 def released(record: Record) -> Ended:
-    return Outcome(record, RELEASE), _nothing
-
-
-def _nothing() -> None:
-    pass
+    return Outcome(record, RELEASE), nothing

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
+from ..asyncio import in_a_thread
 from ..broker import Broker, get_broker
 from ..clock import Deadline
 from ..errors import PoolError
@@ -58,7 +59,7 @@ class Pool:
         # Here, not in a thread: a program of one thread can be forked.
         self._supervisor = self._launch()
         try:
-            await self._in_a_thread(self._wait_until_ready)
+            await self._await(self._wait_until_ready)
         except BaseException:
             self.kill()
             raise
@@ -70,19 +71,18 @@ class Pool:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._in_a_thread(self.stop)
+        await self._await(self.stop)
 
-    async def _in_a_thread(self, wait: Callable[[], None]) -> None:
+    async def _await(self, wait: Callable[[], None]) -> None:
         """Wait without blocking the event loop; who is cancelled meanwhile has the processes end at once."""
         import asyncio
 
-        waiting = asyncio.ensure_future(asyncio.to_thread(wait))
+        waiting = asyncio.ensure_future(in_a_thread(wait))
         try:
             await asyncio.shield(waiting)
         except asyncio.CancelledError:
             if self._supervisor is not None and not waiting.done():
-                self._supervisor.order(STOP)
-                self._supervisor.order(STOP)
+                _order_to_end_at_once(self._supervisor)
             await asyncio.wait([waiting])
             raise
 
@@ -181,8 +181,7 @@ class Pool:
     def kill(self) -> None:
         """End all processes at once. Nothing is lost: what they ran is waiting again."""
         if self._supervisor is not None:
-            self._supervisor.order(STOP)
-            self._supervisor.order(STOP)
+            _order_to_end_at_once(self._supervisor)
             self._wait_for_end()
 
     @property
@@ -232,6 +231,11 @@ def pool(
         max_crashes=max_crashes,
     )
     return Pool(broker, config)
+
+
+def _order_to_end_at_once(supervisor: Launched) -> None:
+    for _ in range(2):  # as a second signal does, the second order kills
+        supervisor.order(STOP)
 
 
 def _is_safe_to_fork() -> bool:

@@ -10,6 +10,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from .. import current
+from ..asyncio import in_a_thread
 from ..clock import Deadline, clock, compute_backoff
 from ..encoder import Encoder, JSONEncoder, MsgpackEncoder
 from ..errors import DecodeError, ResultFailure, ResultMissing, ResultTimeout
@@ -102,13 +103,11 @@ class ResultBackend:
 
     async def aget_result(self, message: Message[Any], *, block: bool = True, timeout: int | None = None) -> Any:
         """As `get_result`, without blocking the event loop; it waits unless `block` is False."""
-        import asyncio
-
         timeout = DEFAULT_TIMEOUT if timeout is None else timeout
         deadline, naps = Deadline(timeout), 0
         while True:
             try:
-                return await asyncio.to_thread(self.get_result, message)
+                return await in_a_thread(self.get_result, message)
             except ResultMissing:
                 if not block:
                     raise

@@ -54,6 +54,10 @@ EVENT_TTL = 10 * 60 * 1000
 """Milliseconds that an event is kept."""
 
 
+def nothing() -> None:
+    """What is called where nothing is to be done."""
+
+
 @dataclass(slots=True)
 class Record:
     """A message as a store keeps it: what its sender wrote, and what has become of it.
@@ -225,7 +229,7 @@ class Store(ABC):
     # -- messages
 
     @abstractmethod
-    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] = nothing) -> None:
         """Store new messages, all or none, in their order. A future `eta` delays its message.
 
         `on_stored` is called when they are stored, and before a worker that sleeps is woken for them.

@@ -33,6 +33,7 @@ from .base import (
     Record,
     Selection,
     WorkerRecord,
+    nothing,
 )
 from .memory_keyed import KeyedMemory, milliseconds
 from .shelves import Heap, Key, Shelf, check, check_outcome
@@ -65,13 +66,10 @@ class MemoryStore(KeyedMemory):
 
     # -- messages
 
-    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] = nothing) -> None:
         check(records)
         with shielded(), self._lock:
             self._add(records, now)
-            if on_stored is None:
-                self._changed.notify_all()
-                return
         try:
             on_stored()
         finally:

@@ -34,6 +34,7 @@ from .base import (
     Outcome,
     Record,
     Selection,
+    nothing,
 )
 from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
@@ -95,12 +96,11 @@ class SQLiteStore(RegistrySQLite):
 
     # -- messages
 
-    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] | None = None) -> None:
+    def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] = nothing) -> None:
         with self.database.write as connection:
             self._insert(connection, records, now)
         try:
-            if on_stored is not None:
-                on_stored()
+            on_stored()
         finally:
             self._ring(records)
 
