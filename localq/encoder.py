@@ -19,8 +19,7 @@ from __future__ import annotations
 import json
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from functools import cache
 from os import fspath
@@ -29,12 +28,10 @@ from typing import Any, NoReturn
 from msgpack import ExtType, Packer, unpackb  # type: ignore[import-untyped]
 
 from .errors import DecodeError, EncodeError
+from .unencodable import reason_of, refusal_of
 
 MessageData = dict[str, Any]
 """What an encoder turns into bytes and back; dramatiq's name, which packages take from here."""
-
-_Child = tuple[str, Any, bool]
-"""A value in another: its place, itself, and whether it is a key of a dict."""
 
 # Not imported here: decimal, pathlib, uuid and zoneinfo. They would add about
 # 8 ms to the start of every program, also of those that never send such a value.
@@ -108,7 +105,7 @@ class MsgpackEncoder(Encoder):
         try:
             return _pack(data)
         except Exception as error:
-            raise _refusal(data, error, _pack, (dict, list, tuple, set, frozenset)) from error
+            raise refusal_of(data, error, _pack, (dict, list, tuple, set, frozenset)) from error
 
     def decode(self, data: bytes) -> dict[str, Any]:
         return _decoded(data, _unpack, self.name)
@@ -127,7 +124,7 @@ class JSONEncoder(Encoder):
         try:
             return _dump_json(data)
         except Exception as error:
-            raise _refusal(data, error, _dump_json, (dict, list, tuple)) from error
+            raise refusal_of(data, error, _dump_json, (dict, list, tuple)) from error
 
     def decode(self, data: bytes) -> dict[str, Any]:
         return _decoded(data, lambda raw: json.loads(str(raw, "utf-8")), self.name)
@@ -147,7 +144,7 @@ class PickleEncoder(Encoder):
         try:
             return pickle.dumps(data)
         except Exception as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             raise EncodeError(f"cannot pickle this: {reason}; pass an id in its place") from error
 
     def decode(self, data: bytes) -> dict[str, Any]:
@@ -328,7 +325,7 @@ def _decoded(data: bytes, load: Callable[[bytes], Any], name: str) -> dict[str, 
             raise TypeError(f"the bytes hold a {type(value).__name__}, not a dict")
     except Exception as error:
         raise DecodeError(
-            f"the {name} encoder cannot decode this ({_reason(error)}); were the bytes"
+            f"the {name} encoder cannot decode this ({reason_of(error)}); were the bytes"
             " damaged, or made by another encoder or a newer release?",
             data,
             error,
@@ -339,82 +336,3 @@ def _decoded(data: bytes, load: Callable[[bytes], Any], name: str) -> dict[str, 
 def _refuse(value: Any) -> NoReturn:
     kind = type(value)
     raise TypeError(f"a value of type '{kind.__module__}.{kind.__qualname__}'")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)[:300]
-    return text if type(error) is TypeError else f"{type(error).__name__}: {text}"
-
-
-def _refusal(
-    data: dict[str, Any],
-    error: Exception,
-    dump: Callable[[Any], bytes],
-    holders: tuple[type, ...],
-) -> EncodeError:
-    """Return the error that says what in `data` made `dump` raise `error`, and where.
-
-    `holders` are the types that `dump` looks into for more values.
-    """
-    place, reason, levels = "", _reason(error), 500
-    if isinstance(error, RecursionError):  # The stack ended, at a depth that varies.
-        reason, levels = "it is nested too deeply", 200
-    with suppress(Exception):  # Some values cannot even be walked: the first reason must do.
-        place, reason = _find_culprit(data, dump, holders, levels) or (place, reason)
-    return EncodeError(
-        f"cannot encode {place or 'this'}: {reason}; pass something encodable in its"
-        " place, such as an id or a plain dict, or choose PickleEncoder",
-        place,
-    )
-
-
-def _find_culprit(
-    data: dict[str, Any],
-    dump: Callable[[Any], bytes],
-    holders: tuple[type, ...],
-    levels: int,
-) -> tuple[str, str] | None:
-    """Return the place and the fault of the first value that `dump` cannot take.
-
-    In the order of `dump`, and not deeper than it went: any other walk could take
-    forever in lists that hold the same list many times.
-    """
-    trail: list[tuple[Any, Iterator[_Child]]] = [(data, _children(data, ""))]
-    while trail:
-        child = next(trail[-1][1], None)
-        if child is None:
-            trail.pop()
-            continue
-        place, value, is_key = child
-        if any(value is holder for holder, _ in trail):
-            return place, "it contains itself"
-        if len(trail) > levels:
-            return f"{place[:60]}...", "it is nested too deeply"
-        if isinstance(value, holders) and not is_key:
-            trail.append((value, _children(value, place)))
-            continue
-        try:
-            dump({value: None} if is_key else {"": value})
-        except Exception as error:
-            return place, _reason(error)
-    return None
-
-
-def _children(holder: Any, place: str) -> Iterator[_Child]:
-    if isinstance(holder, dict):
-        for key, value in holder.items():
-            yield f"{place}<key>", key, True
-            yield _place_of(key, place), value, False
-    elif isinstance(holder, (list, tuple)):
-        for index, value in enumerate(holder):
-            yield f"{place}[{index}]", value, False
-    else:
-        for value in holder:
-            yield f"{place}<element>", value, False
-
-
-def _place_of(key: Any, place: str) -> str:
-    shown = repr(key)[:60]
-    if isinstance(key, str):
-        shown = f'"{shown[1:-1]}"' if place else shown[1:-1]
-    return f"{place}[{shown}]" if place else shown

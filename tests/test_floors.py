@@ -28,7 +28,7 @@ HOUSE = Path(localq.__file__).parent
 
 FLOORS = (
     "version errors clock current cells late_imports locks names common dramatiq_alias logging threading asyncio",
-    "encoder composition message store location",
+    "encoder unencodable composition message store location",
     "rate_limits",
     "middleware",
     "results",

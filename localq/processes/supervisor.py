@@ -12,10 +12,10 @@ import selectors
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from ..cells import CRASHED, DOOMED, ORDERED, has_run, is_overdue, write_end
+from ..cells import has_run, is_overdue, write_end
 from ..clock import Deadline, clock
 from ..errors import LocalqError
 from ..logging import get_logger
@@ -23,9 +23,10 @@ from . import child
 from .application import failure_of, load_application
 from .config import PoolConfig
 from .forks import run_fork
-from .launch import OUR_SIGNALS, REAP, STOP, Launched, Pipes, keep_from_children, launch
+from .launch import OUR_SIGNALS, REAP, STOP, Pipes, keep_from_children, launch
 from .logs import set_up_logging
 from .watch import Watcher
+from .worker_process import WorkerProcess, described
 
 KILLED = 1
 
@@ -38,29 +39,6 @@ LOOK_FOR_DOOMED = 1_500
 """Milliseconds between two looks for messages that are to be ended by ending their process."""
 GRACE = 3_000
 """Milliseconds that a process gets beyond its own deadline to leave, before it is killed."""
-
-
-@dataclass(slots=True)
-class WorkerProcess:
-    """One process of the pool, in the place numbered `slot`: a worker, or a fork function's."""
-
-    slot: int
-    process: Launched
-    born_at: float
-    fork: str = ""
-    """The function that it runs, if it is no worker."""
-    cells: str = ""
-    ready_at: float | None = None
-    failure: dict[str, Any] | None = None
-    """Why it could not start, in its own words."""
-    has_run: bool = False
-    """Whether it had run any message, as seen at its end."""
-    ordered: bool = False
-    """Whether its end is on our order."""
-    doomed: bool = False
-    """Whether it was killed for a message that was to be ended."""
-    deadline: Deadline = field(default_factory=lambda: Deadline(None))
-    """When it is killed."""
 
 
 class Supervisor:
@@ -237,7 +215,7 @@ class Supervisor:
             del self._workers[worker.slot]
             if worker.cells:
                 worker.has_run = has_run(worker.cells)
-                write_end(worker.cells, _how(worker), code)
+                write_end(worker.cells, worker.how_it_ended, code)
             if not worker.fork:
                 for other in self._workers.values():
                     if not other.fork:
@@ -251,7 +229,7 @@ class Supervisor:
             return
         wait = 0 if worker.ordered else self._backoff_after(worker)
         if not worker.ordered:
-            why = f"ended with {_describe(code)}"
+            why = f"ended with {described(code)}"
             if worker.failure:
                 why = f"could not start ({worker.failure['failed']})"
             when = f"in {wait / 1000:g} s" if wait else "now"
@@ -400,16 +378,3 @@ class Supervisor:
 def supervise(pipes: Pipes, config: PoolConfig) -> int:
     """Run a pool for the program at the other end of the pipes; returns the exit status."""
     return Supervisor(config, pipes).run()
-
-
-def _how(worker: WorkerProcess) -> int:
-    if worker.doomed:
-        return DOOMED
-    return ORDERED if worker.ordered else CRASHED
-
-
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"status {code}"
-    names: Any = signal.Signals.__members__.items()
-    return next((f"signal {-code} ({name})" for name, number in names if number == -code), f"signal {-code}")
