@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -122,6 +123,29 @@ def start_worker() -> Iterator[Callable[..., localq.Worker]]:
     yield start_worker
     for worker in started:
         worker.stop(timeout=10_000)
+
+
+@pytest.fixture
+def thread_hooks() -> Callable[[localq.Broker], list[tuple[str, Any]]]:
+    """``thread_hooks(broker)`` gives a list that collects the boots and shutdowns of its workers' threads, each
+    of which must be told on the thread that it is about."""
+
+    def thread_hooks(broker: localq.Broker) -> list[tuple[str, Any]]:
+        calls: list[tuple[str, Any]] = []
+
+        class Watching(localq.Middleware):
+            def after_worker_thread_boot(self, broker: localq.Broker, thread: Any) -> None:
+                assert threading.current_thread() is thread  # which is logged, and leaves the call out
+                calls.append(("boot", thread))
+
+            def before_worker_thread_shutdown(self, broker: localq.Broker, thread: Any) -> None:
+                assert threading.current_thread() is thread  # which is logged, and leaves the call out
+                calls.append(("shutdown", thread))
+
+        broker.add_middleware(Watching())
+        return calls
+
+    return thread_hooks
 
 
 @pytest.fixture

@@ -677,20 +677,12 @@ def test_all_hooks_of_a_message_run_on_one_thread_and_find_what_they_left_there(
 
 
 def test_the_hooks_of_a_thread_come_in_pairs_on_it(
-    broker: Broker, start_worker: Callable[..., Worker], hall: Hall
+    broker: Broker,
+    start_worker: Callable[..., Worker],
+    thread_hooks: Callable[..., list[tuple[str, Any]]],
+    hall: Hall,
 ) -> None:
-    calls: list[tuple[str, Any]] = []
-
-    class Watching(Middleware):
-        def after_worker_thread_boot(self, broker: Broker, thread: Any) -> None:
-            calls.append(("boot", thread))
-            assert threading.current_thread() is thread
-
-        def before_worker_thread_shutdown(self, broker: Broker, thread: Any) -> None:
-            calls.append(("shutdown", thread))
-            assert threading.current_thread() is thread
-
-    broker.add_middleware(Watching())
+    calls = thread_hooks(broker)
     stay = localq.actor(hall.stay, actor_name="stay")
     worker = start_worker(broker, worker_threads=2)
     for number in range(10):

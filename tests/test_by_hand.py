@@ -127,6 +127,21 @@ def test_a_group_goes_through_what_stands_in_the_place_of_enqueue(monkeypatch: p
     assert sent == [("task(1)", 5), ("task(2)", 5)]
 
 
+def got_for(sent: str, broker: StubBroker, start_worker: Any) -> list[str]:
+    """What an actor gets when that is sent to it."""
+    got = []
+
+    @localq.actor
+    def task(x: str) -> None:
+        got.append(x)
+
+    task.send(sent)
+    worker = start_worker(broker)
+    broker.join("default")
+    worker.join()
+    return got
+
+
 @pytest.fixture
 def swapping() -> Iterator[StubBroker]:
     class Swaps(localq.Middleware):
@@ -141,17 +156,7 @@ def swapping() -> Iterator[StubBroker]:
 
 
 def test_a_hook_can_put_another_message_in_its_place(swapping: StubBroker, start_worker: Any) -> None:
-    got = []
-
-    @localq.actor
-    def task(x: str) -> None:
-        got.append(x)
-
-    task.send("sent")
-    worker = start_worker(swapping)
-    swapping.join("default")
-    worker.join()
-    assert got == ["swapped"]
+    assert got_for("sent", swapping, start_worker) == ["swapped"]
 
 
 class Shouting:
@@ -168,14 +173,4 @@ def test_any_object_with_the_two_methods_is_an_encoder(start_worker: Any) -> Non
     localq.set_encoder(Shouting())  # type: ignore[arg-type]
     broker = StubBroker()
     localq.set_broker(broker)
-    got = []
-
-    @localq.actor
-    def task(x: str) -> None:
-        got.append(x)
-
-    task.send("hello")
-    worker = start_worker(broker)
-    broker.join("default")
-    worker.join()
-    assert got == ["HELLO"]
+    assert got_for("hello", broker, start_worker) == ["HELLO"]

@@ -461,19 +461,10 @@ def test_the_hooks_of_a_worker_are_called_in_the_order_of_its_life(
     ]
 
 
-def test_the_hooks_of_a_thread_are_called_on_it(broker: Broker, start_worker: Callable[..., Worker]) -> None:
-    calls: list[tuple[str, Any]] = []
-
-    class Watching(Middleware):
-        def after_worker_thread_boot(self, broker: Broker, thread: Any) -> None:
-            calls.append(("boot", thread))
-            assert threading.current_thread() is thread
-
-        def before_worker_thread_shutdown(self, broker: Broker, thread: Any) -> None:
-            calls.append(("shutdown", thread))
-            assert threading.current_thread() is thread
-
-    broker.add_middleware(Watching())
+def test_the_hooks_of_a_thread_are_called_on_it(
+    broker: Broker, start_worker: Callable[..., Worker], thread_hooks: Callable[..., list[tuple[str, Any]]]
+) -> None:
+    calls = thread_hooks(broker)
     worker = start_worker(broker, worker_threads=2)
     worker.stop()
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from localq import Abortable
+
 from .support import Lab
 
 if not Path("/proc/self/environ").exists():
@@ -26,3 +28,12 @@ def lab(tmp_path: Path, start_method: str | None) -> Iterator[Lab]:
     lab = Lab(tmp_path, start_method)
     yield lab
     lab.close()
+
+
+@pytest.fixture
+def abortable(lab: Lab) -> Abortable:
+    """What aborts messages of the lab's queue, from the test."""
+    abortable = Abortable()
+    lab.broker.add_middleware(abortable)
+    lab.broker.declare_queue("default")
+    return abortable

@@ -17,14 +17,6 @@ pytestmark = both_start_methods
 blocking_calls = pytest.mark.parametrize("how", ["sleep", "program", "lock", "pipe", "select", "loop"])
 
 
-@pytest.fixture
-def abortable(lab: Lab) -> Abortable:
-    abortable = Abortable()
-    lab.broker.add_middleware(abortable)
-    lab.broker.declare_queue("default")
-    return abortable
-
-
 @blocking_calls
 def test_an_abort_ends_a_blocking_call_of_the_only_thread(lab: Lab, abortable: Abortable, how: str) -> None:
     pool = lab.start_pool("aborted", "-p", "2")

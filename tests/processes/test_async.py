@@ -218,14 +218,6 @@ def test_suspects_are_shared_among_the_processes(lab: Lab) -> None:
     pool.stop()
 
 
-@pytest.fixture
-def abortable(lab: Lab) -> Abortable:
-    abortable = Abortable()
-    lab.broker.add_middleware(abortable)
-    lab.broker.declare_queue("default")
-    return abortable
-
-
 def test_an_abort_ends_the_one_whose_it_is(lab: Lab, abortable: Abortable) -> None:
     pool = lab.start_pool("coroutines", "-p", "1")
     messages = {name: lab.send("hold_async", name) for name in names(10)}

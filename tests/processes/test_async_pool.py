@@ -78,14 +78,16 @@ def test_who_is_cancelled_in_the_block_leaves_it_properly(lab: Lab) -> None:
     script = run(
         lab,
         """
-        async def use():
+        async def use(inside):
             async with pool():
                 print(await (await double.asend(1)).aget_result(timeout=30_000))
+                inside.set()
                 await asyncio.sleep(3600)
 
         async def main():
-            using = asyncio.ensure_future(use())
-            await asyncio.sleep(0.5)
+            inside = asyncio.Event()
+            using = asyncio.ensure_future(use(inside))
+            await inside.wait()
             using.cancel()
             try:
                 await using
@@ -96,7 +98,7 @@ def test_who_is_cancelled_in_the_block_leaves_it_properly(lab: Lab) -> None:
         """,
         beginning=COROUTINES,
     )
-    assert script.out().splitlines()[-1] == "cancelled"
+    assert script.out() == "2\ncancelled\n"
 
 
 @both_start_methods
