@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ from .names import dq_name, q_name
 from .store import Record, WorkerRecord
 from .store.base import ALONE
 from .timekeeper import Timekeeper
-from .worker_thread import WorkerThread
+from .worker_thread import WorkerThread, no_lock
 
 SHORT = 2.0
 """Milliseconds that an actor's runs must stay below to be run in bursts."""
@@ -39,9 +39,6 @@ ASYNC_CONCURRENCY = 100
 """How many messages of async actors a process runs at the same time."""
 FORGETTING = 0.9
 """What is left, at each further run, of how long the slowest one took."""
-
-_no_turnstile: AbstractContextManager[None] = nullcontext()
-
 
 class Worker:
     """Runs the messages of a broker on threads of this process.
@@ -318,7 +315,7 @@ class Worker:
     def turn_for(self, record: Record) -> AbstractContextManager[Any]:
         """The right to run a message: a suspect runs while nothing else does in this process."""
         if self._alone is None:
-            return _no_turnstile
+            return no_lock
         return self._alone.enter(record.lane == ALONE)
 
 

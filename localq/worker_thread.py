@@ -43,7 +43,8 @@ FIRST_PAUSE = 0.1
 Ended = tuple[Outcome, Callable[[], None]]
 """What became of a message, and what is to be called when that is written."""
 
-_nobody_else: AbstractContextManager[None] = nullcontext()
+no_lock: AbstractContextManager[None] = nullcontext()
+"""What is entered where there is nobody to keep out."""
 
 
 class WorkerThread(threading.Thread):
@@ -270,7 +271,7 @@ class WorkerThread(threading.Thread):
         store, lane = self.broker.store, self.worker.lane
         if claim is None:
             return store.finish(outcomes, now=clock.wall())
-        with lane.filling if lane is not None else _nobody_else:
+        with lane.filling if lane is not None else no_lock:
             claim.skip = self.worker.left_alone()
             if lane is not None:
                 claim.limit = min(claim.limit, lane.room or claim.limit)  # from here on it can only grow
