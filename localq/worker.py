@@ -40,6 +40,7 @@ ASYNC_CONCURRENCY = 100
 FORGETTING = 0.9
 """What is left, at each further run, of how long the slowest one took."""
 
+
 class Worker:
     """Runs the messages of a broker on threads of this process.
 
