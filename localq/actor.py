@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
-MILLISECONDS = ("min_backoff", "max_backoff", "time_limit", "max_age", "result_ttl")
+MILLISECONDS = ("min_backoff", "max_backoff", "time_limit", "time_limit_grace", "max_age", "result_ttl")
 NUMBERS = ("max_retries", "priority", *MILLISECONDS)
 OPTIONS_OF_MESSAGES = {"delay", "eta", "priority", "retries"}
 """What a message may have besides the options that an actor may have too."""

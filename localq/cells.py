@@ -5,14 +5,19 @@ to its death; that lock, and nothing else, says whether it lives. Inside, one
 cell a thread tells which message it runs, since when, and until when it may.
 The supervisor, who alone learns how a process ended, writes that here too.
 Who wants a message to be ended for good writes into its cell when that is due
-(`doom`), and the supervisor kills the process then, whatever it is doing.
-Whoever gives the dead worker's messages back reads who was running them.
+(`doom`), and the supervisor kills the process then, whatever it is doing; so it
+does for one that has run past its limit. Behind the cells the interpreter writes
+where each thread was when the process crashed. Whoever gives the dead worker's
+messages back reads all that.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
+import signal
+import sys
 import time
 import weakref
 from dataclasses import dataclass
@@ -26,6 +31,11 @@ CELL = 7  # words: sequence, claim, since, until, and of what is doomed: sequenc
 _DOOM = 4  # where the last three begin
 WORD = 8
 
+STACK_SIGNAL = getattr(signal, "SIGQUIT", None)
+"""Has a worker process write where each of its threads is; None where there is no such signal."""
+LONGEST_STACK = 16_384
+"""Bytes of that which are kept."""
+
 UNKNOWN, CRASHED, ORDERED, DOOMED = 0, 1, 2, 3
 """How a process ended: nobody saw it, by itself, because its supervisor ended it, or because it did so
 for a message that was doomed."""
@@ -33,8 +43,8 @@ for a message that was doomed."""
 
 @dataclass(slots=True, frozen=True)
 class Running:
-    """One message that a thread runs, and the one that is doomed in this cell: `since`, `until` and
-    `due` in monotonic milliseconds."""
+    """One message that a thread runs, and the one that is doomed in this cell: `since`, `until` (0: for
+    ever) and `due` in monotonic milliseconds."""
 
     sequence: int
     claim: int
@@ -49,6 +59,17 @@ class Running:
         """Whether it is this very message that is to be ended."""
         return self.due > 0 and (self.doomed_sequence, self.doomed_claim) == (self.sequence, self.claim)
 
+    @property
+    def is_past_its_limit(self) -> bool:
+        """Of one that was doomed: whether that was for its time limit."""
+        return 0 < self.until <= self.due
+
+    def time_left(self, now: float, asleep: float) -> float:
+        """Milliseconds until it is to be ended by force; infinite if it never is. Its own limit is not
+        charged for the `asleep` milliseconds that its process was stopped."""
+        limit = self.until + asleep if self.until else float("inf")
+        return min(limit, self.due if self.is_doomed else limit) - now
+
 
 @dataclass(slots=True, frozen=True)
 class Death:
@@ -58,6 +79,37 @@ class Death:
     status: int
     """As `subprocess` has it: the exit status, or minus the signal."""
     running: list[Running]
+    stack: str = ""
+    """Where its threads were, as the interpreter wrote it."""
+
+
+class Cell:
+    """The cell of one thread."""
+
+    __slots__ = ("_at", "_words")
+
+    def __init__(self, words: memoryview, at: int) -> None:
+        self._words = words
+        self._at = at
+
+    def enter(self, sequence: int, claim: int) -> None:
+        """The thread runs this message from now on."""
+        words, at = self._words, self._at
+        words[at + 1] = claim
+        words[at + 2] = time.monotonic_ns() // 1_000_000
+        words[at + 3] = 0
+        words[at] = sequence
+
+    def limit(self, until: float) -> None:
+        """What it runs may run until then, in monotonic milliseconds; 0 for ever."""
+        self._words[self._at + 3] = int(min(until, _FOR_EVER))
+
+    def leave(self) -> None:
+        """It runs none any more."""
+        self._words[self._at] = 0
+
+
+_FOR_EVER = 2**62
 
 
 class Cells:
@@ -80,19 +132,31 @@ class Cells:
         self._words[_THREADS] = threads
         self._words[_SUPERVISOR] = supervisor
         self._words[_SUPERVISOR_BORN] = born(supervisor) if supervisor else 0
+        self._keeps_stacks = self._had_faulthandler = False
         _open_cells.add(self)
 
-    def enter(self, thread: int, sequence: int, claim: int, until: int = 0) -> None:
-        """The thread of that number runs this message from now on."""
-        words, at = self._words, HEADER + thread * CELL
-        words[at + 1] = claim
-        words[at + 2] = time.monotonic_ns() // 1_000_000
-        words[at + 3] = until
-        words[at] = sequence
+    def of_thread(self, number: int) -> Cell:
+        """The cell of the thread of that number."""
+        return Cell(self._words, HEADER + number * CELL)
 
-    def leave(self, thread: int) -> None:
-        """It runs none any more."""
-        self._words[HEADER + thread * CELL] = 0
+    def keep_stacks(self) -> None:
+        """Have the interpreter write behind the cells where each thread is, if this process crashes or
+        gets `STACK_SIGNAL`: at once, even if a call into C keeps the interpreter's lock."""
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._had_faulthandler = faulthandler.is_enabled()
+        faulthandler.enable(self._descriptor)
+        if STACK_SIGNAL is not None:
+            faulthandler.register(STACK_SIGNAL, self._descriptor)
+        self._keeps_stacks = True
+
+    def _keep_no_stacks(self) -> None:
+        if self._keeps_stacks:
+            self._keeps_stacks = False
+            if STACK_SIGNAL is not None:
+                faulthandler.unregister(STACK_SIGNAL)
+            faulthandler.disable()
+            if self._had_faulthandler and sys.stderr is not None:
+                faulthandler.enable()
 
     def close(self) -> None:
         """The worker leaves in order: free the lock and remove the file."""
@@ -106,6 +170,7 @@ class Cells:
     def let_go(self) -> None:
         """Close the descriptor alone: in a forked child, whose copy must not keep the lock."""
         _open_cells.discard(self)
+        self._keep_no_stacks()
         self._words.release()
         self._map.close()
         os.close(self._descriptor)
@@ -123,22 +188,50 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-def _words(path: str) -> memoryview:
-    return memoryview(bytearray(Path(path).read_bytes())).cast("q")
+class _File:
+    """What is in such a file, as far as it goes: its worker may have died while it made it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.words = memoryview(data[: len(data) // WORD * WORD]).cast("q")
+        known = len(self.words) > _THREADS
+        end = HEADER + self.words[_THREADS] * CELL if known else 0
+        self._starts = range(HEADER, min(end, len(self.words)) - CELL + 1, CELL)
+        self.stack = data[end * WORD :][:LONGEST_STACK].decode("utf-8", "replace") if known else ""
+
+    @property
+    def running(self) -> list[Running]:
+        return [Running(*self.words[at : at + CELL]) for at in self._starts if self.words[at]]
+
+    @property
+    def has_run(self) -> bool:
+        return any(self.words[at + 2] for at in self._starts)
+
+    def place_of(self, sequence: int, claim: int) -> int | None:
+        """The first word of the cell in which that message runs."""
+        wanted = (sequence, claim)
+        return next((at for at in self._starts if (self.words[at], self.words[at + 1]) == wanted), None)
+
+
+def _read(path: str) -> _File:
+    try:
+        return _File(Path(path).read_bytes())
+    except FileNotFoundError:
+        return _File(b"")
 
 
 def read_running(path: str) -> list[Running]:
     """What the threads of that worker run now; nothing if it has just left."""
-    try:
-        words = _words(path)
-    except (FileNotFoundError, TypeError):
-        return []
-    return _running(words)
+    return _read(path).running
 
 
-def _running(words: memoryview) -> list[Running]:
-    starts = range(HEADER, len(words) - CELL + 1, CELL)
-    return [Running(*words[at : at + CELL]) for at in starts if words[at]]
+def has_run(path: str) -> bool:
+    """Whether that worker ever ran a message."""
+    return _read(path).has_run
+
+
+def read_stack(path: str) -> str:
+    """Where the threads of that worker were when it crashed; empty if the interpreter did not say."""
+    return _read(path).stack
 
 
 def doom(path: str, sequence: int, claim: int, due: int) -> bool:
@@ -149,31 +242,15 @@ def doom(path: str, sequence: int, claim: int, due: int) -> bool:
     except FileNotFoundError:
         return False
     try:
-        words = memoryview(bytearray(os.read(descriptor, os.fstat(descriptor).st_size))).cast("q")
-        for at in range(HEADER, len(words) - CELL + 1, CELL):
-            if (words[at], words[at + 1]) == (sequence, claim):
-                order = b"".join(word.to_bytes(WORD, "little") for word in (sequence, claim, due))
-                os.lseek(descriptor, (at + _DOOM) * WORD, os.SEEK_SET)
-                os.write(descriptor, order)
-                return True
-        return False
+        at = _File(os.read(descriptor, os.fstat(descriptor).st_size)).place_of(sequence, claim)
+        if at is None:
+            return False
+        order = b"".join(word.to_bytes(WORD, "little") for word in (sequence, claim, due))
+        os.lseek(descriptor, (at + _DOOM) * WORD, os.SEEK_SET)
+        os.write(descriptor, order)
+        return True
     finally:
         os.close(descriptor)
-
-
-def is_overdue(path: str) -> bool:
-    """Whether that worker runs a message that is doomed, and whose time has come."""
-    now = time.monotonic_ns() // 1_000_000
-    return any(running.is_doomed and running.due <= now for running in read_running(path))
-
-
-def has_run(path: str) -> bool:
-    """Whether that worker ever ran a message."""
-    try:
-        words = _words(path)
-    except (FileNotFoundError, TypeError):
-        return False
-    return any(words[at + 2] for at in range(HEADER, len(words) - CELL + 1, CELL))
 
 
 def write_end(path: str, end: int, status: int) -> None:
@@ -204,14 +281,15 @@ def read_death(path: str) -> Death | None:
         if not try_lock(descriptor):
             return None
         # Read through the descriptor: another reaper may be removing the file.
-        words = memoryview(bytearray(os.read(descriptor, os.fstat(descriptor).st_size))).cast("q")
+        file = _File(os.read(descriptor, os.fstat(descriptor).st_size))
     finally:
         os.close(descriptor)  # which frees the lock
+    words = file.words
     if len(words) < HEADER:  # died while it made the file: it had claimed nothing
         return Death(UNKNOWN, 0, [])
     if words[_END] == UNKNOWN and is_alive(words[_SUPERVISOR], words[_SUPERVISOR_BORN]):
         return None
-    return Death(words[_END], words[_STATUS], _running(words))
+    return Death(words[_END], words[_STATUS], file.running, file.stack)
 
 
 def born(pid: int) -> int:

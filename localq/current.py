@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .cells import Cell
     from .encoder import Encoder
     from .store import Outcome, Store
 
@@ -31,11 +32,13 @@ class _Thread(threading.local):
     store: Store | None = None
     later: list[Callable[[], None]] | None = None
     """What is to be called once that outcome is written."""
+    cell: Cell | None = None
+    """Where it is told what this thread of a worker runs."""
 
 
 thread = _Thread()
 """While the hooks after a message run on this thread: its outcome, which collects what they
-send and store, and the store that will write all of it at once."""
+send and store, and the store that will write all of it at once. On a worker's thread: its cell."""
 
 
 @contextmanager

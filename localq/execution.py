@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from contextlib import suppress
 from logging import Logger
 from typing import Any
@@ -210,12 +211,12 @@ class Execution:
                 )
 
     def _run_hooks_after_exception(self, error: BaseException) -> None:
-        traceback = error.__traceback__
+        where = error.__traceback__
         try:
             raise error
         except BaseException:
             # In a handler, since hooks ask `sys.exc_info` too. The line above is no part of what happened.
-            error.__traceback__ = traceback
+            error.__traceback__ = where
             if self._skipped:
                 self._broker.emit_after("skip_message", self.message)
             else:
@@ -240,6 +241,7 @@ class Execution:
                 # The actor itself raised it. Alone it would mean: run it again where its actor is known.
                 reason = f"its actor raised {reason}"
             outcome.reason = reason
+            outcome.traceback = self._traceback()
             if not self.message.cancelled:
                 self._broker.bury(self.message)
             return
@@ -247,6 +249,15 @@ class Execution:
             if record.message_id == self._record.message_id:
                 outcome.kind, outcome.retry = RETRY, outcome.puts.pop(place)
                 return
+
+    def _traceback(self) -> str | None:
+        if self._record.verdict is not None:
+            return self._record.traceback
+        error = self._exception
+        if error is None or error.__traceback__ is None:
+            return None
+        text = "".join(traceback.format_exception(error, limit=30))
+        return text.encode("utf-8", "backslashreplace").decode()  # an exception's text may be anything
 
 
 def _log() -> Logger:

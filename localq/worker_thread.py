@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from . import current
 from .clock import clock
 from .errors import StoreError, text_of
 from .execution import Execution
@@ -26,6 +27,7 @@ from .store.base import ALONE, DEAD, RELEASE, nothing
 from .threading import Interrupt, Interruptible
 
 if TYPE_CHECKING:
+    from .cells import Cell
     from .consumer import MessageProxy
     from .worker import Worker
 
@@ -79,6 +81,7 @@ class WorkerThread(threading.Thread):
         self._burst = 1
         self._slowest = 0.0
         self._failures = 0
+        self._cell: Cell | None = None
         self._execution: Execution
 
     # -- orders from other threads
@@ -122,6 +125,8 @@ class WorkerThread(threading.Thread):
         blocking calls too.
         """
         self.door = Interruptible(by_signal=by_signal)
+        cells = self.worker.cells
+        self._cell = current.thread.cell = None if cells is None else cells.of_thread(self.number)
         self.broker.emit_after("consumer_thread_boot", self)
         self.broker.emit_after("worker_thread_boot", self)
         try:
@@ -133,6 +138,7 @@ class WorkerThread(threading.Thread):
             self.broker.announce("consumer_thread_shutdown", self)
             self.broker.announce("worker_thread_shutdown", self)
             self.door.forget()
+            current.thread.cell = None
             self.ended.set()
 
     def _rest_while_paused(self) -> None:
@@ -213,20 +219,20 @@ class WorkerThread(threading.Thread):
             self._ended.append((Outcome(record, DEAD, f"{type(error).__name__}: {text_of(error)}"), nothing))
 
     def _execute(self, record: Record) -> None:
-        worker, cells = self.worker, self.worker.cells
+        cell = self._cell
         started = self.started_at = time.monotonic() * 1000
-        if cells is not None:
-            cells.enter(self.number, record.sequence, record.claim)
+        if cell is not None:
+            cell.enter(record.sequence, record.claim)
         execution = self._execution = Execution(self.broker, record, self.door)
         try:
             self.process_message(execution.message)
         finally:
             del self._execution  # it holds what the actor returned
-        if cells is not None:
-            cells.leave(self.number)
+        if cell is not None:
+            cell.leave()
         self.started_at = 0.0
         self._ended.append((execution.outcome, execution.tell))
-        slowest = worker.learn(record.actor, time.monotonic() * 1000 - started)
+        slowest = self.worker.learn(record.actor, time.monotonic() * 1000 - started)
         self._slowest = max(self._slowest, slowest)
 
     def process_message(self, message: MessageProxy) -> None:

@@ -29,7 +29,6 @@ from localq.cells import (
     born,
     doom,
     is_alive,
-    is_overdue,
     read_death,
     read_running,
     write_end,
@@ -54,6 +53,12 @@ def cells(path: str) -> Iterator[Cells]:
     cells.close()
 
 
+def is_overdue(path: str, asleep: float = 0) -> bool:
+    """Whether something in that file is to be ended now, in a process that was stopped for so long."""
+    now = time.monotonic() * 1000
+    return any(running.time_left(now, asleep) <= 0 for running in read_running(path))
+
+
 Start = Callable[..., tuple[BaseProcess, Connection]]
 
 
@@ -64,7 +69,9 @@ def kill(process: BaseProcess) -> None:
 
 def run_for_ever(path: str, supervisor: int, connection: Connection) -> None:
     cells = Cells(path, 3, supervisor)
-    cells.enter(1, 42, 7, until=99)
+    cell = cells.of_thread(1)
+    cell.enter(42, 7)
+    cell.limit(99)
     connection.send("running")
     signal.pause()
 
@@ -90,8 +97,10 @@ def test_a_new_worker_runs_nothing(cells: Cells) -> None:
 
 def test_each_thread_tells_what_it_runs_since_when_and_until_when(cells: Cells) -> None:
     before = time.monotonic_ns() // 1_000_000
-    cells.enter(0, 2**62, 3)
-    cells.enter(2, 5, 1, until=before + 1000)
+    cells.of_thread(0).enter(2**62, 3)
+    cell = cells.of_thread(2)
+    cell.enter(5, 1)
+    cell.limit(before + 1000)
     first, second = read_running(cells.path)
     assert (first.sequence, first.claim, first.until) == (2**62, 3, 0)
     assert (second.sequence, second.claim, second.until) == (5, 1, before + 1000)
@@ -99,11 +108,11 @@ def test_each_thread_tells_what_it_runs_since_when_and_until_when(cells: Cells) 
 
 
 def test_a_message_that_has_ended_runs_no_more(cells: Cells) -> None:
-    cells.enter(0, 1, 1)
-    cells.enter(1, 2, 1)
-    cells.leave(0)
+    cells.of_thread(0).enter(1, 1)
+    cells.of_thread(1).enter(2, 1)
+    cells.of_thread(0).leave()
     assert [running.sequence for running in read_running(cells.path)] == [2]
-    cells.enter(1, 3, 2)
+    cells.of_thread(1).enter(3, 2)
     assert [running.sequence for running in read_running(cells.path)] == [3]
 
 
@@ -114,7 +123,7 @@ def test_other_processes_see_what_runs(path: str, worker: Callable[..., BaseProc
 
 def test_a_worker_that_has_left_runs_nothing_and_leaves_no_file(path: str) -> None:
     cells = Cells(path, 1)
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     cells.close()
     assert not os.path.exists(path)
     assert read_running(path) == []
@@ -132,7 +141,7 @@ def test_the_file_is_private_whatever_the_umask(path: str) -> None:
 
 
 def test_a_name_is_never_used_twice(cells: Cells) -> None:
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     with pytest.raises(FileExistsError):
         Cells(cells.path, 1)
     assert len(read_running(cells.path)) == 1
@@ -144,8 +153,8 @@ def test_a_name_is_never_used_twice(cells: Cells) -> None:
 
 def test_a_message_that_runs_can_be_doomed_and_is_overdue_when_its_time_has_come(cells: Cells) -> None:
     now = time.monotonic_ns() // 1_000_000
-    cells.enter(0, 1, 1)
-    cells.enter(2, 2, 5)
+    cells.of_thread(0).enter(1, 1)
+    cells.of_thread(2).enter(2, 5)
     assert doom(cells.path, 2, 5, now + 60_000)
     assert [running.is_doomed for running in read_running(cells.path)] == [False, True]
     assert not is_overdue(cells.path)
@@ -154,22 +163,48 @@ def test_a_message_that_runs_can_be_doomed_and_is_overdue_when_its_time_has_come
 
 
 def test_what_does_not_run_is_not_doomed(cells: Cells) -> None:
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     assert not doom(cells.path, 2, 1, 1)
     assert not doom(cells.path, 1, 2, 1), "another claim of it"
-    cells.leave(0)
+    cells.of_thread(0).leave()
     assert not doom(cells.path, 1, 1, 1)
     assert not doom(cells.path + ".gone", 1, 1, 1)
     assert not is_overdue(cells.path)
     assert not is_overdue(cells.path + ".gone")
 
 
+def test_a_message_past_its_limit_is_overdue_without_the_time_that_its_process_was_stopped(cells: Cells) -> None:
+    now = time.monotonic_ns() // 1_000_000
+    cell = cells.of_thread(1)
+    cell.enter(1, 1)
+    assert not is_overdue(cells.path), "it has no limit"
+    cell.limit(float("inf"))
+    assert not is_overdue(cells.path)
+    cell.limit(now - 5_000)
+    assert is_overdue(cells.path)
+    assert is_overdue(cells.path, asleep=4_000)
+    assert not is_overdue(cells.path, asleep=60_000)
+    cell.leave()
+    assert not is_overdue(cells.path)
+    cell.enter(2, 1)
+    assert not is_overdue(cells.path), "the next one has a limit of its own"
+
+
+def test_it_is_known_whether_the_limit_or_an_abort_doomed_a_message(cells: Cells) -> None:
+    now = time.monotonic_ns() // 1_000_000
+    for thread, (until, due) in enumerate([(now + 60_000, now), (now - 5, now), (float("inf"), now)]):
+        cells.of_thread(thread).enter(thread + 1, 1)
+        cells.of_thread(thread).limit(until)
+        assert doom(cells.path, thread + 1, 1, due)
+    assert [running.is_past_its_limit for running in read_running(cells.path)] == [False, True, False]
+
+
 @pytest.mark.parametrize("following", [(2, 2), (2, 1), (1, 2)], ids=["another", "of the same claim", "a new claim"])
 def test_the_message_that_runs_after_a_doomed_one_is_not_meant(cells: Cells, following: tuple[int, int]) -> None:
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     assert doom(cells.path, 1, 1, 1)
-    cells.leave(0)
-    cells.enter(0, *following)
+    cells.of_thread(0).leave()
+    cells.of_thread(0).enter(*following)
     assert not is_overdue(cells.path)
     assert not any(running.is_doomed for running in read_running(cells.path))
 
@@ -263,7 +298,7 @@ def test_the_end_of_a_worker_that_left_is_not_written_anywhere(path: str) -> Non
 
 
 def test_writing_the_end_of_a_worker_does_not_end_it(cells: Cells) -> None:
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     write_end(cells.path, CRASHED, -9)
     assert read_death(cells.path) is None
     assert len(read_running(cells.path)) == 1
@@ -292,7 +327,7 @@ def live_on(connection: Connection) -> None:
 def test_a_forked_child_does_not_keep_its_parents_lock(path: str, start: Start) -> None:
     def parent(connection: Connection) -> None:
         cells = Cells(path, 1)
-        cells.enter(0, 1, 1)
+        cells.of_thread(0).enter(1, 1)
         if not os.fork():
             live_on(connection)
         signal.pause()
@@ -314,7 +349,7 @@ def test_a_forked_child_does_not_keep_its_parents_lock(path: str, start: Start) 
 def test_a_program_that_it_started_does_not_keep_its_lock(path: str, start: Start, close_fds: bool) -> None:
     def parent(connection: Connection) -> None:
         cells = Cells(path, 1)
-        cells.enter(0, 1, 1)
+        cells.of_thread(0).enter(1, 1)
         command = [sys.executable, "-S", "-c", "import sys; print(1, flush=True); sys.stdin.read()"]
         program = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=close_fds
@@ -332,10 +367,10 @@ def test_a_program_that_it_started_does_not_keep_its_lock(path: str, start: Star
 
 
 def test_a_fork_leaves_the_parents_cells_as_they_are(cells: Cells, start: Start) -> None:
-    cells.enter(0, 1, 1)
+    cells.of_thread(0).enter(1, 1)
     process, connection = start(live_on)
     connection.recv()
-    cells.enter(1, 2, 1)
+    cells.of_thread(1).enter(2, 1)
     assert [running.sequence for running in read_running(cells.path)] == [1, 2]
     kill(process)
     assert read_death(cells.path) is None

@@ -109,6 +109,8 @@ def _boot(broker: Broker, worker: Worker) -> None:
     worker.interrupts_by_signal = by_signal
     broker.emit_after("process_boot")
     worker.boot()
+    if worker.cells is not None:
+        worker.cells.keep_stacks()
 
 
 def _work(worker: Worker) -> None:

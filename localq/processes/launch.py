@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..cells import STACK_SIGNAL
 from .config import PoolConfig
 
 STOP, REAP = b"s", b"r"
@@ -76,6 +78,25 @@ class Launched:
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def stops(self) -> list[bool]:
+        """Whether it was stopped (SIGSTOP), or continued, since this was last asked: in their order."""
+        changes: list[bool] = []
+        while hasattr(os, "waitid"):
+            try:
+                change = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            except ChildProcessError:
+                break
+            if change is None:
+                break
+            changes.append(change.si_code != os.CLD_CONTINUED)
+        return changes
+
+    def dump_stack(self) -> None:
+        """Have it write where its threads are, see `Cells.keep_stacks`. Only before `ended` has said so."""
+        if STACK_SIGNAL is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, STACK_SIGNAL)
+
     def ended(self) -> int | None:
         """Its return code, as `subprocess` has it, if it has ended; None while it runs."""
         self._end_what_it_left()
@@ -104,8 +125,9 @@ class Launched:
         its number cannot be another's."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        for pid in (self.pid, *_processes_of_session(self.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Let go of the pipes."""
@@ -113,6 +135,20 @@ class Launched:
             _ends_of_others.discard(end)
             with suppress(OSError):
                 os.close(end)
+
+
+def _processes_of_session(session: int) -> list[int]:
+    """Those that have left its first process group too, where the system lists them."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit():
+            with suppress(OSError):
+                stat = Path("/proc", name, "stat").read_bytes()
+                # Fields 3, 5 and 6 (proc(5)), counted behind the name, which may hold anything.
+                state, _, _, of_session, *_ = stat.rpartition(b")")[2].split()
+                if int(of_session) == session and state not in b"ZX":
+                    found.append(int(name))
+    return found
 
 
 def keep_from_children(*descriptors: int) -> None:

@@ -149,22 +149,30 @@ class Pool:
         """Stop claiming, let running messages come to their end (up to ``shutdown_timeout``), end all
         processes. What did not come to its end is waiting again. Stopping twice does no harm; a
         KeyboardInterrupt meanwhile kills the processes at once.
+
+        Raises:
+          PoolError: the pool had given up before, since its processes died one after the other.
         """
         if self._supervisor is None or self._host != os.getpid():
             return  # a child that the program forked may leave the block too: the pool is its parent's
         self._supervisor.order(STOP)
         try:
-            self._wait_for_end()
+            failures = self._wait_for_end()
         except BaseException:
             self.kill()
             raise
+        for failure in failures:
+            raise PoolError(f"the pool gave up: {failure['failed']}")
 
-    def _wait_for_end(self) -> None:
+    def _wait_for_end(self) -> list[dict[str, Any]]:
+        """Returns why it had given up before, if it had."""
         supervisor = self._supervisor
         assert supervisor is not None
         patience = Deadline(PATIENCE)
+        failures: list[dict[str, Any]] = []
         # Its end closes the pipe, which wakes this up; a zombie follows within moments.
-        while supervisor.read_reports() is not None:
+        while (reports := supervisor.read_reports()) is not None:
+            failures += [report for report in reports if "failed" in report]
             with selectors.DefaultSelector() as selector:
                 selector.register(supervisor.report, selectors.EVENT_READ)
                 left = patience.left()
@@ -177,6 +185,7 @@ class Pool:
             time.sleep(0.001)
         supervisor.close()
         self._supervisor = None
+        return failures
 
     def kill(self) -> None:
         """End all processes at once. Nothing is lost: what they ran is waiting again."""

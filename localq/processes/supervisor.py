@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..cells import has_run, is_overdue, write_end
+from ..cells import Running, doom, has_run, read_stack, write_end
 from ..clock import Deadline, clock
 from ..errors import LocalqError
 from ..logging import get_logger
@@ -25,18 +25,18 @@ from .config import PoolConfig
 from .forks import run_fork
 from .launch import OUR_SIGNALS, REAP, STOP, Pipes, keep_from_children, launch
 from .logs import set_up_logging
+from .series import Series
 from .watch import Watcher
 from .worker_process import WorkerProcess, described
 
 KILLED = 1
 
-SHORT_LIFE = 1_000
-"""Milliseconds: who dies sooner than that, and has run no message, may be part of a series."""
-PATIENCE = 3
-"""How many of such deaths in a row are replaced at once."""
-FIRST_BACKOFF, LONGEST_BACKOFF = 500, 30_000
-LOOK_FOR_DOOMED = 1_500
+LOOK_FOR_OVERDUE = 1_500
 """Milliseconds between two looks for messages that are to be ended by ending their process."""
+LATE = 1_000
+"""Milliseconds by which a look is too late for anything but a stop of this process."""
+STACK_TIME = 100
+"""Milliseconds that a process has to write where its threads are, before it is killed."""
 GRACE = 3_000
 """Milliseconds that a process gets beyond its own deadline to leave, before it is killed."""
 
@@ -58,12 +58,12 @@ class Supervisor:
         self._pipes = pipes
         self._workers: dict[int, WorkerProcess] = {}
         self._due: dict[int, Deadline] = {}
-        self._failures = 0
+        self._series = Series(config.processes or 1)
         self._has_started = False
         self._stopping = False
         self._deadline = Deadline(None)
         self._watcher: Watcher | None = None
-        self._next_look = Deadline(LOOK_FOR_DOOMED)
+        self._next_look = Deadline(LOOK_FOR_OVERDUE)
         self._forks: list[str] = []
         self._knows_all_forks = self._forks_may_start = False
         self._await_forks()
@@ -81,10 +81,11 @@ class Supervisor:
             self._start(slot)
         while self._workers or self._due:
             self._wait_for_news()
+            self._note_stops()
             self._bury_the_dead()
             self._start_what_is_due()
             self._kill_what_is_late()
-            self._kill_for_the_doomed()
+            self._end_what_is_overdue()
             self._look_at_the_sources()
         self.logger.info("The pool has stopped.")
         return self.status
@@ -120,8 +121,20 @@ class Supervisor:
         if self._watcher is not None:
             deadlines.append(self._watcher.due)
         left = [millis for millis in (deadline.left() for deadline in deadlines) if millis is not None]
-        for key, _ in self._selector.select(min(left) / 1000 if left else None):
+        longest, began = min(left), clock.monotonic()
+        news = self._selector.select(longest / 1000)
+        if (now := clock.monotonic()) - began > longest + LATE:
+            # This process was stopped, and so perhaps were all of the pool.
+            for worker in self._workers.values():
+                if worker.stopped_at is None:
+                    worker.naps.append((began, now))
+        for key, _ in news:
             key.data()
+
+    def _note_stops(self) -> None:
+        for worker in self._workers.values():
+            for stopped in worker.process.stops():
+                worker.note_stop(stopped)
 
     def _hear_signals(self) -> None:
         with suppress(BlockingIOError):
@@ -214,7 +227,7 @@ class Supervisor:
             worker.process.close()
             del self._workers[worker.slot]
             if worker.cells:
-                worker.has_run = has_run(worker.cells)
+                worker.has_run, worker.stack = has_run(worker.cells), read_stack(worker.cells)
                 write_end(worker.cells, worker.how_it_ended, code)
             if not worker.fork:
                 for other in self._workers.values():
@@ -227,26 +240,26 @@ class Supervisor:
         if worker.failure and not self._has_started:
             self._give_up(worker.failure)
             return
-        wait = 0 if worker.ordered else self._backoff_after(worker)
-        if not worker.ordered:
-            why = f"ended with {described(code)}"
-            if worker.failure:
-                why = f"could not start ({worker.failure['failed']})"
-            when = f"in {wait / 1000:g} s" if wait else "now"
-            what = f"Fork process {worker.fork!r}" if worker.fork else "Worker process"
-            self.logger.error("%s %d %s; replacing it %s.", what, worker.process.pid, why, when)
+        wait = 0 if worker.ordered else self._series.backoff_after(worker)
         self._due[worker.slot] = Deadline(wait)
+        if worker.ordered:
+            return
+        crash = {"failed": f"ended with {described(code)}", "traceback": worker.stack, "code": KILLED}
+        how = worker.failure or crash
+        why = f"could not start ({how['failed']})" if worker.failure else how["failed"]
+        if self._series.is_hopeless and not self._may_become_better():
+            count = self._series.deaths
+            why = f"its processes died {count} times in a row before they ran a message; the last one {why}"
+            self._give_up({**how, "failed": f"{why}. Nothing is lost: what was sent waits for the next pool"})
+            return
+        what = f"Fork process {worker.fork!r}" if worker.fork else "Worker process"
+        when = f"in {wait / 1000:g} s" if wait else "now"
+        stack = f"\n{worker.stack}" if worker.stack else ""
+        self.logger.error("%s %d %s; replacing it %s.%s", what, worker.process.pid, why, when, stack)
 
-    def _backoff_after(self, worker: WorkerProcess) -> int:
-        # Who dies of its messages is replaced at once: the messages are charged, and there is an end
-        # to that. Who dies without having run any would die again and again.
-        if worker.has_run or (worker.ready_at is not None and clock.monotonic() - worker.ready_at > SHORT_LIFE):
-            self._failures = 0
-            return 0
-        self._failures += 1
-        patience = PATIENCE if worker.ready_at is not None else 0
-        series = self._failures - patience - 1
-        return 0 if series < 0 else int(min(FIRST_BACKOFF * 2 ** min(series, 10), LONGEST_BACKOFF))
+    def _may_become_better(self) -> bool:
+        """Whether somebody works at the sources, or another process of the pool does well."""
+        return self._watcher is not None or any(worker.ready_at is not None for worker in self._workers.values())
 
     def _start_what_is_due(self) -> None:
         for slot, deadline in list(self._due.items()):
@@ -326,8 +339,7 @@ class Supervisor:
         self.logger.info("Replacing all worker processes.")
         self._await_forks()
         self._tell_all_to_leave()
-        # What could not start may be able to now.
-        self._failures = 0
+        self._series.end()  # what could not start may be able to now
         self._due = {slot: Deadline(0) for slot in self._due if slot < (self.config.processes or 1)}
 
     def _look_at_the_sources(self) -> None:
@@ -340,8 +352,9 @@ class Supervisor:
         self.status = failure["code"]
         if self._pipes is not None:
             self._pipes.tell(**failure)
-        else:
-            self.logger.critical("%sThe pool cannot start: %s", failure["traceback"], failure["failed"])
+        if self._pipes is None or self._has_started:  # else whoever started it says so
+            what = "The pool gives up" if self._has_started else "The pool cannot start"
+            self.logger.critical("%s%s: %s", failure["traceback"], what, failure["failed"])
         self._stop()
 
     def _kill_what_is_late(self) -> None:
@@ -357,16 +370,29 @@ class Supervisor:
             self._forks_may_start = True
             self._start_forks()
 
-    def _kill_for_the_doomed(self) -> None:
+    def _end_what_is_overdue(self) -> None:
         # A task that is in a call into C, or that catches everything, ends in no other way.
         if not self._next_look.passed():
             return
-        self._next_look = Deadline(LOOK_FOR_DOOMED)
+        until_next = float(LOOK_FOR_OVERDUE)
         for worker in self._workers.values():
-            if worker.cells and not worker.doomed and is_overdue(worker.cells):
-                self.logger.warning("Killing worker process %d, to end a message in it.", worker.process.pid)
-                worker.doomed = True
-                worker.process.kill_session()
+            left, running = worker.next_to_be_ended()
+            if running is None or left > 0:
+                until_next = min(until_next, left)
+            elif worker.overdue != running:
+                worker.overdue = running
+                worker.process.dump_stack()  # by which a call into C may end, and with it the message
+                until_next = min(until_next, STACK_TIME)
+            else:
+                self._end_with_its_process(worker, running)
+        self._next_look = Deadline(until_next)
+
+    def _end_with_its_process(self, worker: WorkerProcess, running: Running) -> None:
+        self.logger.warning("Killing worker process %d, to end a message in it.", worker.process.pid)
+        if not running.is_doomed:
+            doom(worker.cells, running.sequence, running.claim, int(clock.monotonic()))
+        worker.doomed = True
+        worker.process.kill_session()
 
     def _kill(self) -> None:
         self._deadline = Deadline(None)

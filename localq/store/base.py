@@ -104,6 +104,8 @@ class Record:
     reason: str | None = None
     """Why it is dead."""
     died_at: int | None = None
+    traceback: str | None = None
+    """Where it failed when it died, or was when its process last crashed."""
 
 
 @dataclass(slots=True)
@@ -149,7 +151,7 @@ class Outcome:
 
     Parameters:
       record: the message, as `claim` returned it (for CANCELLED: or as `browse` did).
-      kind: DONE removes it; DEAD buries it with `reason`; RETRY puts `retry` in its place,
+      kind: DONE removes it; DEAD buries it with `reason` and `traceback`; RETRY puts `retry` in its place,
         keeping its age and its crashes; RELEASE gives it back to where it was, as if it had
         never been claimed. CANCELLED keeps it from being done, for `reason`, until it is
         moved back; also a message that nobody has claimed.
@@ -163,6 +165,7 @@ class Outcome:
     values: list[Value] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    traceback: str | None = None
     written: bool = field(default=False, compare=False)
     """Set by `finish`: whether it was in force, and so was written."""
 
@@ -287,7 +290,7 @@ class Store(ABC):
 
         Only along the arrows of the drawing: running messages stay where they are. A message
         that goes to WAITING runs without delay, and one that was dead or cancelled starts anew: attempts,
-        crashes, verdict and reason are cleared, and values that were kept until then are forgotten.
+        crashes, verdict, reason and traceback are cleared, and values that were kept until then are forgotten.
         """
 
     @abstractmethod

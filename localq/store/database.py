@@ -28,9 +28,10 @@ MIGRATIONS: dict[int, str] = {
     1: """
 ALTER TABLE value ADD COLUMN until_revived TEXT;
 CREATE INDEX value_of_the_dead ON value (until_revived) WHERE until_revived IS NOT NULL""",
+    2: "ALTER TABLE message ADD COLUMN traceback TEXT",
 }
 """By version: the statements that make a file of the next version of it."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 

@@ -310,6 +310,7 @@ class MemoryStore(KeyedMemory):
             _give_back(record)
         elif outcome.kind in (DEAD, CANCELLED):
             record.state, record.reason, record.died_at = outcome.kind, outcome.reason, now
+            record.traceback = outcome.traceback
             record.owner = record.claimed_at = record.verdict = None
         elif outcome.retry is not None:
             _renew(record, outcome.retry)
@@ -331,7 +332,7 @@ class MemoryStore(KeyedMemory):
         self._exit(record)
         if record.state in (DEAD, CANCELLED):
             record.attempts = record.crashes = 0
-            record.verdict = record.reason = record.died_at = None
+            record.verdict = record.reason = record.died_at = record.traceback = None
         record.state = state
         if state == CANCELLED:
             record.died_at = now

@@ -15,7 +15,8 @@ from .keyed import KeyedSQLite
 from .rows import record_of
 
 ABORTED = "Abort: its process was killed"
-"""The verdict on a message that was aborted, and had to be ended in that way."""
+TOO_LONG = "TimeLimitExceeded: its process was killed, since it did not end by itself"
+"""The verdicts on a message that was aborted, or ran for too long, and had to be ended in that way."""
 
 
 class RegistrySQLite(KeyedSQLite):
@@ -68,9 +69,14 @@ class RegistrySQLite(KeyedSQLite):
     def _charge(self, connection: sqlite3.Connection, worker: int, death: Death, max_crashes: int) -> list[int]:
         """Charge the sole runner of a crash, or mark the several suspects; or the one for which the
         process was killed; say who was charged."""
+        stack = death.stack or None
         if death.end == DOOMED:
-            doomed = [(each.sequence, worker, each.claim) for each in death.running if each.is_doomed]
-            condemned = [connection.execute(sql.CONDEMN, (ABORTED, *each)).fetchall() for each in doomed]
+            doomed = [
+                (TOO_LONG if each.is_past_its_limit else ABORTED, stack, each.sequence, worker, each.claim)
+                for each in death.running
+                if each.is_doomed
+            ]
+            condemned = [connection.execute(sql.CONDEMN, each).fetchall() for each in doomed]
             return [sequence for rows in condemned for (sequence,) in rows]
         runners = [(running.sequence, worker, running.claim) for running in death.running]
         if death.end != CRASHED:
@@ -82,7 +88,7 @@ class RegistrySQLite(KeyedSQLite):
         return [
             sequence
             for runner in runners
-            for (sequence,) in connection.execute(sql.CHARGE, (max_crashes, verdict, *runner)).fetchall()
+            for (sequence,) in connection.execute(sql.CHARGE, (max_crashes, verdict, stack, *runner)).fetchall()
         ]
 
     def workers(self) -> list[WorkerRecord]:
@@ -102,4 +108,5 @@ def describe_end(status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = "unknown"
-    return f"its process was killed by signal {-status} ({name})"
+    why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f"its process was killed by signal {-status} ({name}){why}"

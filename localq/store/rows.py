@@ -41,8 +41,8 @@ def moved_row(record: Record, state: str, position: int, now: int) -> tuple[Any,
     anew = record.state in (DEAD, CANCELLED)
     died_at = now if state == CANCELLED else record.died_at
     eta = None if state == WAITING else record.eta
-    tries = (0, 0, None, None, None) if anew else (
-        record.attempts, record.crashes, record.verdict, record.reason, died_at)  # fmt: skip
+    tries = (0, 0, None, None, None, None) if anew else (
+        record.attempts, record.crashes, record.verdict, record.reason, died_at, record.traceback)  # fmt: skip
     return state, position, eta, *tries, record.sequence
 
 

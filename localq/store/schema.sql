@@ -19,6 +19,7 @@ CREATE TABLE message (
   verdict    TEXT,
   reason     TEXT,
   died_at    INTEGER,
+  traceback  TEXT,
   encoder    TEXT NOT NULL,
   wire       INTEGER NOT NULL,
   created_at INTEGER NOT NULL,

@@ -188,7 +188,7 @@ class SQLiteStore(RegistrySQLite):
             row = (outcome.reason, now, record.sequence, record.owner, record.owner, record.claim)
             return connection.execute(sql.CANCEL, row).rowcount == 1
         if outcome.kind == DEAD:
-            return connection.execute(sql.BURY, (outcome.reason, now, *this_claim)).rowcount == 1
+            return connection.execute(sql.BURY, (outcome.reason, now, outcome.traceback, *this_claim)).rowcount == 1
         assert outcome.kind == RETRY
         retry = outcome.retry
         assert retry is not None

@@ -7,7 +7,8 @@ from functools import lru_cache
 # In the order of the fields of a Record.
 COLUMNS = (
     "message_id, queue, actor, body, encoder, wire, priority, eta, lane, root, unique_key, created_at, "
-    "sequence, state, position, owner, claim, claimed_at, attempts, crashes, verdict, reason, died_at"
+    "sequence, state, position, owner, claim, claimed_at, attempts, crashes, verdict, reason, died_at, "
+    "traceback"
 )
 
 # -- messages
@@ -31,7 +32,7 @@ WHERE sequence = (
 RETURNING {COLUMNS}"""
 
 BURY = """
-UPDATE message SET state = 'dead', reason = ?, died_at = ?, verdict = NULL, owner = NULL,
+UPDATE message SET state = 'dead', reason = ?, died_at = ?, traceback = ?, verdict = NULL, owner = NULL,
                    claimed_at = NULL
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
@@ -122,7 +123,7 @@ def _marks(count: int) -> str:
 
 MOVE = """
 UPDATE message SET state = ?, position = ?, eta = ?, attempts = ?, crashes = ?, verdict = ?,
-                   reason = ?, died_at = ?
+                   reason = ?, died_at = ?, traceback = ?
 WHERE sequence = ?"""
 
 # -- workers
@@ -143,11 +144,11 @@ WHERE state = 'dead' AND reason GLOB 'ActorNotFound:*'
   AND (? = '[]' OR queue IN (SELECT value FROM json_each(?)))"""
 
 CHARGE = """
-UPDATE message SET crashes = crashes + 1, verdict = CASE WHEN crashes + 1 >= ? THEN ? END
+UPDATE message SET crashes = crashes + 1, verdict = CASE WHEN crashes + 1 >= ? THEN ? END, traceback = ?
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
 
 CONDEMN = """
-UPDATE message SET verdict = ?
+UPDATE message SET verdict = ?, traceback = ?
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running' RETURNING sequence"""
 
 SUSPECT = """

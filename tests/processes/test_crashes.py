@@ -54,6 +54,8 @@ def test_a_message_that_crashes_once_is_delivered_again_and_succeeds(lab: Lab) -
         ("SIGKILL", "killed by signal 9 (SIGKILL)"),
         ("segfault", "killed by signal 11 (SIGSEGV)"),
         ("abort", "killed by signal 6 (SIGABRT)"),
+        ("recursion", "killed by signal 11 (SIGSEGV)"),
+        ("memory", "killed by signal 6 (SIGABRT)"),
         ("exit", "exited with status 3"),
         ("leave", "exited with status 0"),
     ],
@@ -73,9 +75,27 @@ def test_a_message_that_always_crashes_is_a_dead_letter_after_three_times(lab: L
     assert reason in failure.orig_exc_msg
     assert len(lab.notes("crashed")) == 3
     assert len(set(lab.notes("crashed"))) == 3  # a process each
+    if how in ("SIGKILL", "exit", "leave"):
+        assert record.traceback is None  # the interpreter has no say in these
+    else:
+        assert record.traceback is not None
+        assert 'crashes.py", line' in record.traceback
+        assert record.traceback in pool.log()
     lab.wait_until_done()
     assert lab.notes("told") == [f"told {how} WorkerCrashed"]
     assert lab.result(lab.send("add", 1, 2)) == 3
+    pool.stop()
+
+
+def test_memory_that_python_is_refused_is_a_failure_like_any_other(lab: Lab) -> None:
+    pool = lab.start_pool("crashes", "-p", "1")
+    worker = lab.result(lab.send("who"))
+    message = lab.send("take_memory_that_python_is_refused")
+    assert lab.failure(message).orig_exc_type == "MemoryError"
+    record = lab.wait_until_dead(message)
+    assert record.traceback is not None
+    assert "bytearray(2**20)" in record.traceback
+    assert lab.result(lab.send("who")) == worker
     pool.stop()
 
 

@@ -584,7 +584,7 @@ def works_and_forks(path: str, connection: Connection) -> None:
     cells = Cells(store.worker_path("worker"), 1)
     worker = store.join(WorkerRecord("worker", os.getpid(), ["q"], []), now=NOW)
     (record,) = take(store, worker, NOW)
-    cells.enter(0, record.sequence, record.claim)
+    cells.of_thread(0).enter(record.sequence, record.claim)
     for _ in range(3):
         threading.Thread(target=store.wait, args=(["r"],), kwargs={"now": NOW, "timeout": LONG}).start()
     table = Path(path + ".localq", "bells", "table")

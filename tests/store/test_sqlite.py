@@ -211,7 +211,7 @@ def work_for_ever(path: str, claims: int, runs: int, supervisor: int, connection
     cells = Cells(store.worker_path(name), 4, supervisor)
     worker = store.join(WorkerRecord(name, os.getpid(), ["q"], []), now=NOW)
     for thread, record in enumerate(take(store, worker, NOW, limit=claims)[:runs]):
-        cells.enter(thread, record.sequence, record.claim)
+        cells.of_thread(thread).enter(record.sequence, record.claim)
     connection.send(cells.path)
     signal.pause()
 
@@ -376,7 +376,7 @@ def test_a_crash_after_the_end_of_a_message_charges_nobody(store: SQLiteStore) -
     cells = Cells(store.worker_path("w"), 1)
     worker = store.join(WorkerRecord("w", os.getpid(), ["q"], []), now=NOW)
     a, _ = take(store, worker, NOW, limit=2)
-    cells.enter(0, a.sequence, a.claim)
+    cells.of_thread(0).enter(a.sequence, a.claim)
     store.finish([done(a)], now=NOW)
     cells.let_go()  # as if it had died: the lock is free, and the file is there
     write_end(cells.path, CRASHED, -9)

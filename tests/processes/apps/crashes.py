@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,19 @@ if (notes.FOLDER / "block-imports").exists():
     notes.hold("import")
 
 
+def recurse_in_c():
+    """Until the stack of the process is full: a call a bracket."""
+    ctypes.CDLL(None).regcomp(ctypes.create_string_buffer(1_000), b"(" * 10_000_000, 1)
+
+
+def take_all_memory():
+    """More than the process may have, in a library that does not bear it."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+    while True:
+        if not ctypes.CDLL(None).malloc(2**20):
+            os.abort()
+
+
 def end(how):
     if how == "segfault":
         ctypes.string_at(0)
@@ -27,6 +41,10 @@ def end(how):
         os._exit(0)
     elif how == "abort":
         os.abort()
+    elif how == "recursion":
+        recurse_in_c()
+    elif how == "memory":
+        take_all_memory()
     else:
         os.kill(os.getpid(), getattr(signal, how))
 
@@ -81,3 +99,13 @@ def hold_the_interpreter():
 @localq.actor
 def sleep(seconds):
     time.sleep(seconds)
+
+
+@localq.actor(max_retries=0)
+def take_memory_that_python_is_refused():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**28, before[1]))
+    try:
+        return len([bytearray(2**20) for _ in range(2**20)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
