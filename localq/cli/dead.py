@@ -70,6 +70,23 @@ def list_dead(
 
 
 @dead.command()
+@click.argument("message_id")
+@store_options
+def show(message_id: str, url: str | None, app: str | None) -> None:
+    """Show a dead letter with its traceback: of the exception that it died of, or of where the threads of its
+    process were when that crashed."""
+    with opened(locate(url, app)) as store:
+        letters = store.browse(Selection([DEAD], message_ids=[message_id])) if store is not None else []
+    if not letters:
+        raise click.ClickException(f"{message_id!r} is no dead letter here")
+    for record in letters:
+        for name, fact in _facts(record).items():
+            if name != "traceback":
+                click.echo(f"{name + ':':12} {fact}")
+        click.echo(f"\n{record.traceback}" if record.traceback else "\nNo traceback.")
+
+
+@dead.command()
 @click.argument("message_ids", nargs=-1)
 @selection_options
 @click.option("--all", "everything", is_flag=True, help="All that match, or simply all.")
@@ -118,4 +135,5 @@ def _facts(record: Record) -> dict[str, Any]:
         "attempts": record.attempts,
         "crashes": record.crashes,
         "died_at": died_at.isoformat(timespec="seconds"),
+        "traceback": record.traceback,
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from localq.store.base import DEAD, DELAYED, WAITING
+import pytest
+
+from localq.store.base import DEAD, DELAYED, RUNNING, WAITING
 
 from .support import Lab, both_start_methods, wait_until
 
@@ -67,6 +69,41 @@ def test_a_higher_priority_overtakes_whatever_process_is_free(lab: Lab) -> None:
     assert lab.notes("mail")[:2] == ["mail urgent", "mail from another queue"]
     lab.release("b")
     lab.wait_until_done()
+    pool.stop()
+
+
+def learn_that_it_is_short(lab: Lab) -> None:
+    """Have the workers run the actor `hold` so often and so quickly that they claim it in bursts."""
+    lab.release("short")
+    lab.send_many("hold", ["short"] * 300)
+    lab.wait_until_done()
+
+
+@pytest.mark.parametrize("shape", [("-p", "3", "-t", "5"), ("-p", "15")], ids=["threads", "processes"])
+def test_long_messages_fill_all_slots_though_they_were_short_before(lab: Lab, shape: tuple[str, ...]) -> None:
+    pool = lab.start_pool("tasks", *shape)
+    learn_that_it_is_short(lab)
+    names = [f"long-{number}" for number in range(15)]
+    messages = lab.send_many("hold", names)
+    for name in names:
+        lab.held(name)  # all at once: none is released before all are
+    lab.release(*names)
+    assert [lab.result(message) for message in messages] == names
+    pool.stop()
+
+
+@pytest.mark.parametrize("shape", [("-p", "1", "-t", "2"), ("-p", "2")], ids=["threads", "processes"])
+def test_a_slow_message_among_a_hundred_quick_ones_delays_none_of_them(lab: Lab, shape: tuple[str, ...]) -> None:
+    pool = lab.start_pool("tasks", *shape)
+    learn_that_it_is_short(lab)
+    quick = [f"quick-{number}" for number in range(100)]
+    lab.release(*quick)
+    messages = lab.send_many("hold", [*quick[:50], "slow", *quick[50:]])
+    slow = messages.pop(50)
+    assert [lab.result(message) for message in messages] == quick
+    assert lab.record(slow).state == RUNNING
+    lab.release("slow")
+    assert lab.result(slow) == "slow"
     pool.stop()
 
 

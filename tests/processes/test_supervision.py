@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from localq.store.base import RUNNING, WAITING
 
 from .support import DEADLINE, Lab, Program, both_start_methods, wait_until
@@ -177,6 +179,97 @@ def test_a_broken_module_does_not_disturb_the_workers_that_are_there(lab: Lab) -
     lab.write("versions.py", VERSION.format(version=1))
     lab.wait_for_workers(2, without=[victim])
     pool.stop()
+
+
+# -- when there is no hope
+
+GIVES_UP_SOON = """
+    import sys
+    from localq.cli import main
+    from localq.processes import series
+
+    series.FIRST_BACKOFF, series.LONGEST_BACKOFF = 1, 10
+
+    if __name__ == "__main__":
+        main(sys.argv[1:])
+"""
+
+DIES = """
+    import os, signal, threading
+    import localq
+
+    @localq.actor
+    def version():
+        return 1
+
+    if "{where}" == "in its import":
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    class Dies(localq.Middleware):
+        def after_worker_boot(self, broker, worker):
+            if "{where}" == "when it is ready":
+                threading.Timer(0.1, os.abort).start()
+
+    localq.get_broker().add_middleware(Dies())
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "how"), [("in its import", "signal 11 (SIGSEGV)"), ("when it is ready", "signal 6 (SIGABRT)")]
+)
+def test_a_pool_whose_workers_die_before_their_first_message_gives_up(lab: Lab, where: str, how: str) -> None:
+    lab.write("dies.py", DIES.format(where=where))
+    message = lab.send("version", queue="other")
+    pool = lab.start_script(GIVES_UP_SOON, "dies", "-p", "2", "-Q", "default")
+    assert pool.wait() == 1
+    log = pool.log()
+    assert "its processes died 16 times in a row before they ran a message" in log
+    assert f"the last one ended with {how}" in log
+    assert "Nothing is lost" in log
+    assert ("The pool gives up" in log) or ("The pool cannot start" in log)
+    assert lab.record(message).state == WAITING
+    lab.wait_until_empty()
+    pool = lab.start_pool("tasks", "-p", "1")
+    assert lab.result(lab.send("add", 1, 2)) == 3  # the file and its folder are in order
+    pool.stop()
+
+
+def test_a_pool_whose_module_stays_broken_gives_up_with_what_is_wrong(lab: Lab) -> None:
+    lab.write("versions.py", VERSION.format(version=1))
+    pool = lab.start_script(GIVES_UP_SOON, "versions", "-p", "1").wait_until_up()
+    lab.write("versions.py", "raise RuntimeError('half edited')\n")
+    (worker,) = lab.workers()
+    lab.kill(worker)
+    message = lab.send("version")
+    assert pool.wait() == 2
+    assert "The pool gives up: its processes died 8 times in a row" in pool.log()
+    assert "RuntimeError: half edited" in pool.log()
+    assert lab.record(message).state == WAITING
+
+
+def test_a_program_hears_that_its_pool_gave_up(lab: Lab) -> None:
+    lab.write("dies.py", DIES.format(where="when it is ready"))
+    script = """
+        import sys, time
+        import localq, dies
+        from localq.processes import series
+
+        series.FIRST_BACKOFF, series.LONGEST_BACKOFF = 1, 10
+
+        if __name__ == "__main__":
+            pool = localq.pool(processes=1, queues="other", start_method="fork")
+            pool.start()
+            while "gives up" not in open(sys.argv[1]).read():
+                time.sleep(0.01)
+            try:
+                pool.stop()
+            except localq.errors.PoolError as error:
+                print(error)
+    """
+    program = lab.start_script(script, str(lab.folder / "script0.log"))
+    assert program.wait() == 0, program.log()
+    assert program.out().startswith("the pool gave up: its processes died 8 times in a row")
+    lab.wait_until_empty()
 
 
 # -- while it starts

@@ -21,7 +21,7 @@ if (notes.FOLDER / "block-imports").exists():
 
 def recurse_in_c():
     """Until the stack of the process is full: a call a bracket."""
-    ctypes.CDLL(None).regcomp(ctypes.create_string_buffer(1_000), b"(" * 10_000_000, 1)
+    ctypes.CDLL(None).regcomp(ctypes.create_string_buffer(1_000), b"(" * 200_000, 1)
 
 
 def take_all_memory():
