@@ -20,6 +20,8 @@ import signal
 import sys
 import time
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +126,7 @@ class Cells:
     def __init__(self, path: str, threads: int, supervisor: int = 0) -> None:
         self.path = path
         size = (HEADER + threads * CELL) * WORD
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try_lock(self._descriptor)
+        self._descriptor = _made_and_locked(path)
         os.ftruncate(self._descriptor, size)
         self._map = mmap.mmap(self._descriptor, size)
         self._words = memoryview(self._map).cast("q")
@@ -174,6 +175,22 @@ class Cells:
         self._words.release()
         self._map.close()
         os.close(self._descriptor)
+
+
+def _made_and_locked(path: str) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Until it is locked it looks like one that a dead worker has left, and may be removed.
+        if try_lock(descriptor) and _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 _open_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
@@ -290,6 +307,24 @@ def read_death(path: str) -> Death | None:
     if words[_END] == UNKNOWN and is_alive(words[_SUPERVISOR], words[_SUPERVISOR_BORN]):
         return None
     return Death(words[_END], words[_STATUS], file.running, file.stack)
+
+
+def remove_stray(path: str, is_joined: Callable[[], bool]) -> None:
+    """Remove the file of a worker that died before it joined, or that another reaper was about to remove
+    when it died itself.
+
+    `is_joined` is asked once the worker cannot join any more.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if try_lock(descriptor) and _is_at(path, descriptor) and not is_joined():
+            with suppress(OSError):  # where a file that is open cannot be removed
+                os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 def born(pid: int) -> int:

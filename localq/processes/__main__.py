@@ -1,4 +1,4 @@
-"""A fresh process of ours: ``python -m localq.processes MODULE:FUNCTION CONTROL REPORT``."""
+"""A fresh process of ours: ``python -m localq.processes MODULE:FUNCTION CONTROL REPORT PARENT``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .launch import Pipes, read_config, run_target
 
 def main() -> None:
     """Run the function in the way that `launch` describes."""
-    name, control, report = sys.argv[1:4]
-    pipes = Pipes(int(control), int(report))
+    name, control, report, parent = sys.argv[1:5]
+    pipes = Pipes(int(control), int(report), int(parent))
     for end in (pipes.control, pipes.report):
         os.set_inheritable(end, False)
     module, _, function = name.partition(":")

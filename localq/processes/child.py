@@ -27,7 +27,7 @@ preloaded: Broker | None = None
 
 def run_child(pipes: Pipes, config: PoolConfig) -> int:
     """Import the app, work until told to stop, leave; returns the exit status."""
-    supervisor = os.getppid()
+    supervisor = pipes.parent
     # The control pipe tells of the supervisor's death too, but not to a thread that a task keeps
     # from running by holding the interpreter's lock.
     die_with_parent(supervisor)

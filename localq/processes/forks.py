@@ -67,7 +67,7 @@ def _find(path: str, config: PoolConfig) -> Callable[[], Any]:
 
 def run_fork(pipes: Pipes, config: PoolConfig) -> int:
     """In the new process: call the function that the config names; what it returns is the exit status."""
-    if not die_with_parent(os.getppid()):
+    if not die_with_parent(pipes.parent):
         threading.Thread(target=_end_with_supervisor, args=(pipes.control,), daemon=True).start()
     set_up_logging(config)
     try:

@@ -40,6 +40,8 @@ class Pipes:
 
     control: int
     report: int
+    parent: int
+    """Who started it. Its own parent need not be the same: that may have died before it looked."""
 
     def tell(self, **facts: Any) -> None:
         """Report something. Nobody may be there to hear it any more."""
@@ -160,7 +162,7 @@ def launch(target: Target, config: PoolConfig, start_method: str) -> Launched:
     """Start a process that runs `target`, a function of one of our modules, and ends with its status."""
     control_read, control_write = os.pipe()
     report_read, report_write = os.pipe()
-    theirs, ours = Pipes(control_read, report_write), (control_write, report_read)
+    theirs, ours = Pipes(control_read, report_write, os.getpid()), (control_write, report_read)
     try:
         if start_method == "fork":
             pid, popen = _fork(target, config, theirs, ours), None
@@ -212,7 +214,8 @@ def _fork(target: Target, config: PoolConfig, theirs: Pipes, ours: tuple[int, in
 
 def _spawn(target: Target, theirs: Pipes) -> subprocess.Popen[bytes]:
     name = f"{target.__module__}:{target.__name__}"
-    command = [sys.executable, "-m", "localq.processes", name, str(theirs.control), str(theirs.report)]
+    numbers = map(str, (theirs.control, theirs.report, theirs.parent))
+    command = [sys.executable, "-m", "localq.processes", name, *numbers]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -105,13 +105,18 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, self._hear_signals)
         if self._pipes is not None:
             self._selector.register(self._pipes.control, selectors.EVENT_READ, self._hear_host)
-            self._watch_host()
+            self._watch_host(self._pipes.parent)
 
-    def _watch_host(self) -> None:
+    def _watch_host(self, pid: int) -> None:
         # Somebody whom the host forked may keep the other end of our pipe open after its death.
         if hasattr(os, "pidfd_open"):
-            with suppress(OSError):
-                host = os.pidfd_open(os.getppid())
+            try:
+                host = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._host_is_gone()
+            except OSError:
+                pass
+            else:
                 keep_from_children(host)
                 self._selector.register(host, selectors.EVENT_READ, self._host_is_gone)
 

@@ -7,8 +7,9 @@ import os
 import signal
 import sqlite3
 from contextlib import suppress
+from functools import partial
 
-from ..cells import CRASHED, DOOMED, Death, read_death
+from ..cells import CRASHED, DOOMED, Death, read_death, remove_stray
 from . import statements as sql
 from .base import WAITING, Record, WorkerRecord
 from .keyed import KeyedSQLite
@@ -48,11 +49,18 @@ class RegistrySQLite(KeyedSQLite):
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
         given = 0
-        for worker in self.workers():
+        files = os.listdir(os.path.dirname(self.worker_path("")))  # before the workers: who joins has its file
+        workers = self.workers()
+        for name in set(files) - {worker.name for worker in workers}:
+            remove_stray(self.worker_path(name), partial(self._has_joined, name))
+        for worker in workers:
             death = read_death(self.worker_path(worker.name))
             if death is not None:
                 given += self._give_back(worker, death, max_crashes)
         return given
+
+    def _has_joined(self, name: str) -> bool:
+        return any(worker.name == name for worker in self.workers())
 
     def _give_back(self, worker: WorkerRecord, death: Death, max_crashes: int) -> int:
         with self.database.write as connection:

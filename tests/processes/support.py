@@ -322,15 +322,22 @@ class Lab:
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
-                    # Those of a zombie are empty.
-                    if self._mark in (folder / "environ").read_bytes().split(b"\0"):
+                    if self.owns(int(folder.name)):
                         command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                         found[int(folder.name)] = command.strip()
         return found
 
+    def owns(self, pid: int) -> bool:
+        """Whether a process lives and was started here."""
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return self._mark in environment.split(b"\0")  # that of a zombie is empty
+
     def kill(self, pid: int) -> None:
         """``kill -9``, of a process that was started here only."""
-        assert pid in self.processes()
+        assert self.owns(pid)
         os.kill(pid, signal.SIGKILL)
 
     def wait_until_empty(self, seconds: float = 10) -> None:
