@@ -178,12 +178,13 @@ class Cells:
 
 
 def _made_and_locked(path: str) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        # Until it is locked it looks like one that a dead worker has left, and may be removed.
-        if try_lock(descriptor) and _is_at(path, descriptor):
-            return descriptor
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+    while not (try_lock(descriptor) and _is_at(path, descriptor)):
+        # Before it is locked it looks like one that a dead worker has left, and somebody removes it.
         os.close(descriptor)
+        descriptor = os.open(path, flags, 0o600)
+    return descriptor
 
 
 def _is_at(path: str, descriptor: int) -> bool:

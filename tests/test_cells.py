@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,7 @@ from localq.cells import (
     is_alive,
     read_death,
     read_running,
+    remove_stray,
     write_end,
 )
 
@@ -146,6 +148,45 @@ def test_a_name_is_never_used_twice(cells: Cells) -> None:
         Cells(cells.path, 1)
     assert len(read_running(cells.path)) == 1
     assert read_death(cells.path) is None
+
+
+# -- files that nobody is named by
+
+
+def test_the_file_of_who_died_before_it_joined_is_removed(path: str, worker: Callable[..., BaseProcess]) -> None:
+    process = worker()
+    remove_stray(path, lambda: False)
+    assert os.path.exists(path)
+    kill(process)
+    remove_stray(path, lambda: True)
+    assert os.path.exists(path)
+    remove_stray(path, lambda: False)
+    assert not os.path.exists(path)
+    remove_stray(path, lambda: False)
+
+
+def make_cells_for_ever(folder: str, connection: Connection) -> None:
+    connection.send("making")
+    for number in itertools.count():
+        cells = Cells(f"{folder}/{number}", 1)
+        if not os.path.exists(cells.path) or read_death(cells.path) is not None:
+            connection.send(number)
+        cells.let_go()
+
+
+def test_a_file_is_never_removed_from_under_the_one_who_has_made_it(tmp_path: Path, start: Start) -> None:
+    process, connection = start(make_cells_for_ever, str(tmp_path))
+    connection.recv()
+    removed = 0
+    deadline = time.monotonic() + 30
+    while removed < 2_000 and time.monotonic() < deadline:
+        for path in tmp_path.iterdir():
+            remove_stray(str(path), lambda: False)
+            removed += not path.exists()
+    kill(process)
+    assert removed >= 2_000
+    with pytest.raises(EOFError):  # it had nothing to tell
+        connection.recv()
 
 
 # -- what is to be ended

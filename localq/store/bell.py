@@ -118,6 +118,18 @@ class Bells:
             slot = table.states.find(state, slot + 1, SLOTS)
         return count
 
+    def forget_the_dead(self) -> None:
+        """Ring no more for those who died asleep. Others would find that out only when they ring."""
+        table = self._table
+        if table is None:
+            return
+        for slot, state in enumerate(table.states[:SLOTS]):
+            if state != AWAKE[0]:
+                lock = _lock_file(self._path(slot) + ".lock")
+                if lock is not None:
+                    table.states[slot] = AWAKE[0]
+                    os.close(lock)
+
     def borrow(self) -> Sleeper:
         """A place to sleep, to be given back."""
         with self._lock:

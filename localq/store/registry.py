@@ -48,6 +48,7 @@ class RegistrySQLite(KeyedSQLite):
         return os.path.join(self.database.side, "workers", name)
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
+        self.bells.forget_the_dead()
         given = 0
         files = os.listdir(os.path.dirname(self.worker_path("")))  # before the workers: who joins has its file
         workers = self.workers()

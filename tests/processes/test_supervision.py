@@ -15,6 +15,22 @@ from .support import DEADLINE, Lab, Program, both_start_methods, wait_until
 
 pytestmark = both_start_methods
 
+LEFT_ALONE = """
+    import os, sys
+    from localq.processes import child
+    from localq.processes.config import PoolConfig
+    from localq.processes.launch import launch
+
+    def run_child_later(pipes, config):
+        while os.getppid() == pipes.parent:
+            pass
+        return child.run_child(pipes, config)
+
+    target = run_child_later if sys.argv[1] == "fork" else child.run_child
+    launch(target, PoolConfig(processes=1, modules=["tasks"]), sys.argv[1])
+    os._exit(0)
+"""
+
 VERSION = """
     import localq
 
@@ -50,6 +66,19 @@ def test_a_worker_that_holds_the_interpreter_ends_with_a_killed_supervisor_too(l
     lab.wait_until_empty()
     lab.reap()
     assert (lab.record(message).state, lab.record(message).crashes) == (WAITING, 0)
+
+
+def test_a_worker_that_outlives_its_supervisor_before_it_has_looked_holds_nothing_for_ever(
+    lab: Lab, start_method: str
+) -> None:
+    lab.write("pools.py", LEFT_ALONE)
+    message = lab.send("add", 1, 2)
+    lab.start_python("pools.py", start_method).wait()  # which does not wait for the worker that it has started
+    lab.wait_until_empty()
+    pool = lab.start_pool("tasks", "-p", "1")
+    assert lab.result(message) == 3
+    pool.stop()
+    assert lab.broker.store.workers() == []
 
 
 def test_the_death_of_all_at_once_charges_nobody(lab: Lab) -> None:
@@ -317,6 +346,7 @@ def test_workers_that_are_killed_while_they_join_are_forgotten(lab: Lab) -> None
         lambda: [worker.pid for worker in lab.broker.store.workers()] == [living],
         why=f"only {living} is registered: {lab.broker.store.workers()}",
     )
+    wait_until(lambda: len(os.listdir(workers)) == 1, why="the files of the dead are gone")
     pool.stop()
 
 

@@ -211,6 +211,21 @@ def test_a_dead_sleeper_does_not_take_the_bell_from_a_living_one(
     assert rung(alive) == 1
 
 
+def test_who_died_asleep_is_forgotten_and_who_sleeps_is_not(
+    bells: Bells, folder: str, start: Callable[..., Any]
+) -> None:
+    process, connection = start(sleep_for_ever, folder, 2)
+    connection.recv()
+    alive = sleepers(bells, 1, WANTS_MESSAGE, "q")
+    process.kill()
+    process.join()
+    bells.forget_the_dead()
+    table = (Path(folder) / "table").read_bytes()
+    assert table[:3] == AWAKE + AWAKE + WANTS_MESSAGE
+    bells.ring("q")
+    assert rung(alive) == 1
+
+
 def slot_files(folder: str) -> set[str]:
     return {name for name in os.listdir(folder) if name.isdigit()}
 

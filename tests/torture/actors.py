@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import notes
-
 import localq
 from localq.middleware import CurrentMessage
 from localq.rate_limits import ConcurrentRateLimiter, WindowRateLimiter
 from localq.rate_limits.backends import SQLiteBackend
 
 from .limits import PER_SECOND, PLACES
+from .noting import note
 
 soon = {"min_backoff": 5, "max_backoff": 60}
 few_at_a_time = ConcurrentRateLimiter(SQLiteBackend(), "few", limit=PLACES, ttl=4_000)
@@ -25,13 +24,13 @@ few_a_second = WindowRateLimiter(SQLiteBackend(), "often", limit=PER_SECOND, win
 @contextmanager
 def noted() -> Iterator[None]:
     message_id = CurrentMessage.get_current_message().message_id
-    notes.note("begin", message_id, os.getpid(), time.monotonic())
+    note("begin", message_id, os.getpid(), time.monotonic())
     try:
         yield
     except BaseException as error:
-        notes.note("end", message_id, os.getpid(), type(error).__name__)
+        note("end", message_id, os.getpid(), type(error).__name__)
         raise
-    notes.note("end", message_id, os.getpid(), "ok")
+    note("end", message_id, os.getpid(), "ok")
 
 
 def nap(millis: float) -> None:
@@ -41,7 +40,7 @@ def nap(millis: float) -> None:
 
 @localq.actor
 def told(message, result):
-    notes.note("told", message["message_id"], os.getpid())
+    note("told", message["message_id"], os.getpid())
 
 
 @localq.actor
@@ -85,11 +84,11 @@ async def waiting(value, millis, *results):
 def limited(value, millis):
     with noted(), few_at_a_time.acquire():
         # Inside: a note that is missing where a process was killed must not count for longer than it lived.
-        notes.note("in", "few", os.getpid(), time.monotonic())
+        note("in", "few", os.getpid(), time.monotonic())
         try:
             nap(millis)
         finally:
-            notes.note("out", "few", os.getpid(), time.monotonic())
+            note("out", "few", os.getpid(), time.monotonic())
         return value
 
 
@@ -99,7 +98,7 @@ def often(value):
         before = int(time.time())
         with few_a_second.acquire():
             if int(time.time()) == before:
-                notes.note("second", before, os.getpid())
+                note("second", before, os.getpid())
             return value
 
 

@@ -19,7 +19,6 @@ from .arena import Arena, Report
 from .ledger import Counts
 
 
-
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture.kills",

@@ -25,6 +25,7 @@ from localq.store.bell import SLOTS
 
 from ..processes.support import Lab
 from .limits import PER_SECOND, PLACES
+from .noting import whole
 
 STORED, REMOVED = "stored", "removed"
 ENDS = ("dead", "cancelled")
@@ -94,7 +95,8 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.notes: dict[str, list[list[str]]] = defaultdict(list)
-        for line in self.lab.notes():
+        self.lines = whole(self.lab.notes())
+        for line in self.lines:
             word, *rest = line.split(" ", 3)
             self.notes[word].append(rest)
         self.plans = {number: json.loads(plan) for number, _, plan in self.notes["try"]}
@@ -206,7 +208,9 @@ class Ledger:
                     yield f"the success of {self._name(message_id)} was told {self.told[message_id]} times"
 
     def _results(self) -> Iterator[str]:
-        values = {message_id: value for plan in self.plans.values() for message_id, value in plan["values"].items()}
+        values: dict[str, Any] = {}
+        for plan in self.plans.values():
+            values |= plan["values"] | {key: "x" * length for key, length in plan["lengths"].items()}
         backend = self.lab.broker.get_results_backend()
         for message_id in self.stored:
             if self.actor[message_id] == "told":
@@ -253,7 +257,7 @@ class Ledger:
 
     def _limits(self) -> Iterator[str]:
         edges: list[tuple[float, int]] = []
-        order = [line.split() for line in self.lab.notes() if line.startswith(("in ", "out "))]
+        order = [line.split() for line in self.lines if line.startswith(("in ", "out "))]
         open_since: dict[str, list[float]] = defaultdict(list)
         for word, _, pid, time in order:
             if word == "in":

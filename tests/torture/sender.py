@@ -19,13 +19,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import uuid4
 
-import notes
-
 import localq
 from localq.processes.launch import die_with_parent
 from localq.results import ResultError
 
 from . import actors
+from .noting import note
 
 ENOUGH = 120
 """Messages that are left to do, at which senders rest."""
@@ -50,6 +49,8 @@ class Plan:
     """What is sent when all have ended, however they did."""
     told: list[str] = field(default_factory=list)
     """Messages whose success another actor is told."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Of those with a large result: so many x."""
     asked: str | None = None
     """The message whose result the sender waits for."""
 
@@ -83,9 +84,9 @@ class Sender:
     def _send(self, plan: Plan) -> None:
         number, pid = uuid4().hex, os.getpid()
         told = {each.name: getattr(plan, each.name) for each in fields(plan) if each.name != "send"}
-        notes.note("try", number, pid, json.dumps(told, separators=(",", ":")))
+        note("try", number, pid, json.dumps(told, separators=(",", ":")))
         plan.send()
-        notes.note("sent", number, pid)
+        note("sent", number, pid)
         self.recent = [*self.recent[-10:], *plan.firsts]
         if plan.asked:
             self._ask(plan.asked)
@@ -95,9 +96,9 @@ class Sender:
         try:
             value = message.get_result(block=True, timeout=30_000)
         except ResultError as error:
-            notes.note("refused", message_id, os.getpid(), type(error).__name__)
+            note("refused", message_id, os.getpid(), type(error).__name__)
         else:
-            notes.note("got", message_id, os.getpid(), json.dumps(value))
+            note("got", message_id, os.getpid(), json.dumps(value))
 
     def _abort(self) -> None:
         message_id = self.rnd.choice(self.recent)
@@ -105,9 +106,9 @@ class Sender:
         self._abort_now(message_id, mode)
 
     def _abort_now(self, message_id: str, mode: localq.AbortMode) -> None:
-        notes.note("aborting", message_id, os.getpid(), mode.name)
+        note("aborting", message_id, os.getpid(), mode.name)
         localq.abort(message_id, mode=mode)
-        notes.note("aborted", message_id, os.getpid(), mode.name, time.monotonic())
+        note("aborted", message_id, os.getpid(), mode.name, time.monotonic())
 
     # -- what to send
 
@@ -143,7 +144,10 @@ class Sender:
         return self._one(message, delay=self.rnd.randrange(1, 1500))
 
     def _large(self) -> Plan:
-        return self._one(actors.plain.message("x" * self.rnd.randrange(3_000, 40_000), 0))
+        length = self.rnd.randrange(3_000, 40_000)
+        message = actors.plain.message("x" * length, 0)
+        ids = [message.message_id]
+        return Plan(lambda: self.broker.enqueue(message), ids, lengths={message.message_id: length})
 
     def _telling(self) -> Plan:
         message = actors.telling.message(self._value(), self._millis())
@@ -249,7 +253,7 @@ def run(seed: str) -> None:
     try:
         Sender(seed).run()
     except BaseException as error:  # a sender must not end in any other way than by being killed
-        notes.note("broken", seed, os.getpid(), repr(error))
+        note("broken", seed, os.getpid(), repr(error))
         traceback.print_exc()
     os._exit(1)
 
