@@ -69,6 +69,7 @@ class Arena:
         several, many = self.rnd.choice([(1, 1), (2, 1), (3, 1), (2, 2), (1, 4)])
         self.processes, self.threads, self.senders = processes or several, threads or many, senders
         self.lab = Lab(folder, start_method)
+        del self.lab.env["PYTHONDONTWRITEBYTECODE"]  # no module is edited here, and processes start all the time
         self.report = Report(seed, f"{start_method}, {self.processes} x {self.threads}")
         self.killed: dict[int, float] = {}
         self._pool: Program | None = None
@@ -84,6 +85,7 @@ class Arena:
                 self._see_that_all_run()
                 time.sleep(self.rnd.expovariate(1 / PACE))
                 self._kill_something()
+            self._see_that_all_run()
             self._kill_tree()
             self.lab.wait_until_empty()
             self._drain()
