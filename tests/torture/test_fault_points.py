@@ -109,6 +109,7 @@ class Stage:
             assert self.worker.pid is not None
             if self._asleep(WANTS_MESSAGE):
                 os.kill(self.worker.pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, self.worker.pid, os.WSTOPPED)
                 if self._asleep(WANTS_MESSAGE) and self.gate_is_free():
                     return True
                 os.kill(self.worker.pid, signal.SIGCONT)
