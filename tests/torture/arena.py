@@ -77,26 +77,50 @@ class Arena:
         self._read = 0
 
     def round(self, kills: int) -> Report:
-        """Kill so often, then everything; let a fresh pool do what is left; see what holds."""
-        self.lab.states()  # makes the tables
-        keep_journal(self.lab.file)
+        """Kill so often, the whole tree at last; let a fresh pool do what is left; see what holds."""
         try:
-            while sum(self.report.kills.values()) < kills - 1:
-                self._see_that_all_run()
-                time.sleep(self.rnd.expovariate(1 / PACE))
-                self._kill_something()
-            self._see_that_all_run()
-            self._kill_tree()
-            self.lab.wait_until_empty()
-            self._drain()
-            ledger = Ledger(self.lab, self.killed)
+            self.attack(kills)
+            ledger = self.settle()
             self.report.problems += ledger.check()
             self.report.counts = ledger.counts
         except AssertionError as error:
             self.report.problems.append(str(error))
         finally:
-            self._end()
+            self.end()
         return self.report
+
+    def attack(self, kills: int) -> None:
+        """Kill so often, the whole tree at last."""
+        self.lab.states()  # makes the tables
+        keep_journal(self.lab.file)
+        while sum(self.report.kills.values()) < kills - 1:
+            self._see_that_all_run()
+            time.sleep(self.rnd.expovariate(1 / PACE))
+            self._kill_something()
+        self._see_that_all_run()
+        self._kill_tree()
+        self.lab.wait_until_empty()
+
+    def settle(self) -> Ledger:
+        """Let a fresh pool do what is left, undisturbed; then all is known that can be."""
+        pool = self.lab.start_pool("tests.torture.actors", "-p", "2", "-t", "2")
+        wait_until(
+            lambda: not self.lab.states().keys() - {DEAD, CANCELLED},
+            seconds=PATIENCE,
+            why="all messages have ended",
+        )
+        pool.stop()
+        self.lab.wait_until_empty()
+        return Ledger(self.lab, self.killed)
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        for pid in self.lab.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for program in self.lab.programs:
+            program.wait()
+        self.lab.broker.close()
 
     def _see_that_all_run(self) -> None:
         if self._pool is None or not self._pool.runs():
@@ -162,27 +186,6 @@ class Arena:
                     return pids[-1:]
                 time.sleep(0.0005)
         return []
-
-    # -- afterwards
-
-    def _drain(self) -> None:
-        pool = self.lab.start_pool("tests.torture.actors", "-p", "2", "-t", "2")
-        wait_until(
-            lambda: not self.lab.states().keys() - {DEAD, CANCELLED},
-            seconds=PATIENCE,
-            why=f"all messages have ended, but {self.lab.states()}",
-        )
-        pool.stop()
-        self.lab.wait_until_empty()
-
-    def _end(self) -> None:
-        for pid in self.lab.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for program in self.lab.programs:
-            program.wait()
-        for broker in (self.lab.broker,):
-            broker.close()
 
 
 def children(pid: int) -> list[int]:

@@ -99,8 +99,9 @@ class Stage:
             until(lambda: self._asleep(WANTS_VALUE), "somebody waits for the result")
 
     def _asleep(self, what: bytes) -> bool:
+        """Whether just one sleeps for that: the worker's housekeeper lies down beside it for a moment."""
         table = Path(f"{self.file}.localq", "bells", "table")
-        return table.exists() and what in table.read_bytes()[:SLOTS]
+        return table.exists() and table.read_bytes()[:SLOTS].count(what) == 1
 
     def _put_to_sleep(self) -> None:
         """Stop the worker where it sleeps, and holds nothing."""
