@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from localq.cells import Cells
+from localq.cells import Cell
 from localq.store import bell, database, statements
 from localq.store.bell import Bells
 from localq.store.gate import Gate
@@ -73,8 +73,8 @@ class Watch:
         self._wrap(Write, "_let_go", "after COMMIT")
         self._wrap(Bells, "_wake", "before a look for sleepers")
         self._wrap(bell, "_write_byte", "before a bell", "after a bell")
-        self._wrap(Cells, "enter", "run: before its cell says so", "run: after its cell says so")
-        self._wrap(Cells, "leave", "run: before its cell is empty", "run: after its cell is empty")
+        self._wrap(Cell, "enter", "run: before its cell says so", "run: after its cell says so")
+        self._wrap(Cell, "leave", "run: before its cell is empty", "run: after its cell is empty")
         self._trace_connections()
         if self._effect is not None:
             sys.setprofile(self._profile)
