@@ -132,17 +132,66 @@ def test_a_place_is_free_again_when_what_it_was_for_fails(backend: RateLimiterBa
     assert lets_in(limiter)
 
 
-def test_the_place_of_one_that_never_left_is_free_when_its_time_is_over(
+def test_a_place_stays_taken_however_long_one_is_inside(
     backend: RateLimiterBackend, at: Callable[[int], None]
 ) -> None:
     limiter = ConcurrentRateLimiter(backend, "key", ttl=1000)
 
     at(0)
+    with limiter.acquire():
+        at(100_000)
+        assert not lets_in(limiter)
+    assert lets_in(limiter)
+
+
+def test_in_a_backend_that_only_counts_places_are_free_when_their_time_is_over(at: Callable[[int], None]) -> None:
+    class Counting(RateLimiterBackend):
+        """A backend of somebody's own, with dramatiq's verbs and no others."""
+
+        value, until = 0, 0
+
+        def add(self, key: str, value: int, ttl: int) -> bool:
+            if self.until > clock.wall():
+                return False
+            self.value, self.until = value, clock.wall() + ttl
+            return True
+
+        def incr(self, key: str, amount: int, maximum: int, ttl: int) -> bool:
+            return self._step(amount, ttl) if self.value + amount <= maximum else False
+
+        def decr(self, key: str, amount: int, minimum: int, ttl: int) -> bool:
+            return self._step(-amount, ttl) if self.value - amount >= minimum else False
+
+        def _step(self, amount: int, ttl: int) -> bool:
+            self.value, self.until = self.value + amount, clock.wall() + ttl
+            return True
+
+    limiter = ConcurrentRateLimiter(Counting(), "key", limit=2, ttl=1000)
+
+    at(0)
+    with limiter.acquire(), limiter.acquire():
+        assert not lets_in(limiter)
+    assert limiter._acquire()
     assert limiter._acquire()
     at(999)
     assert not lets_in(limiter)
     at(1001)
     assert lets_in(limiter)
+
+
+def test_a_limiter_and_a_counter_may_have_one_key(backend: RateLimiterBackend) -> None:
+    assert backend.add("key", 5, MINUTE)
+    with ConcurrentRateLimiter(backend, "key").acquire():
+        assert not backend.add("key", 1, MINUTE)
+
+
+def test_limiters_of_one_key_and_different_limits_count_the_same_places(backend: RateLimiterBackend) -> None:
+    one, two = (ConcurrentRateLimiter(backend, "key", limit=limit) for limit in (1, 2))
+
+    with one.acquire(), two.acquire():
+        assert not lets_in(two)
+    with two.acquire():
+        assert not lets_in(one)
 
 
 def test_an_interrupt_never_keeps_a_place(backend: RateLimiterBackend) -> None:

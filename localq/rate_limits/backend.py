@@ -71,6 +71,15 @@ class StoreBackend(RateLimiterBackend):
     ) -> bool:
         return self.store.incr_and_sum(key, keys, amount, maximum, ttl, now=clock.wall())
 
+    def hold(self, key: str, maximum: int) -> bool:
+        """Take a place under the key, unless so many are taken; say whether. It is taken until `let_go`
+        or until this process has died."""
+        return self.store.hold(key, maximum)
+
+    def let_go(self, key: str) -> None:
+        """Give back a place that this process has taken."""
+        self.store.let_go(key)
+
     def wait(self, key: str, timeout: int | None) -> bool:
         return self.store.wait_value(_event(key), clock=clock.wall, timeout=timeout) is not None
 

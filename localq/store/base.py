@@ -313,7 +313,8 @@ class Store(ABC):
 
     @abstractmethod
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
-        """Give back what dead workers held, and say how many messages that were.
+        """Give back what dead workers held, and say how many messages that were; and forget what places
+        dead processes held.
 
         A message that was running in a process that crashed is charged with one crash, and at
         `max_crashes` gets a verdict; of several that were running none is charged: they become
@@ -385,6 +386,23 @@ class Store(ABC):
         now: int,
     ) -> bool:
         """As `incr`, but the sum over `keys()` and the amount may not pass `maximum` either."""
+
+    # -- places under a limit
+
+    @abstractmethod
+    def hold(self, key: str, maximum: int) -> bool:
+        """Take a place under the key for this process, unless so many are taken; say whether it was done.
+
+        It is taken until `let_go`, or until the process has died: no time makes it free, so that there
+        are never more inside than `maximum`, however long they stay or were stopped.
+        """
+
+    @abstractmethod
+    def let_go(self, key: str) -> None:
+        """Give back one place of this process, if it has any; a forked child has none of its parent's.
+
+        What cannot be written now is made up for, as soon as it can be.
+        """
 
     # -- events and schedules
 

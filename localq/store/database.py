@@ -28,7 +28,13 @@ MIGRATIONS: dict[int, str] = {
     1: """
 ALTER TABLE value ADD COLUMN until_revived TEXT;
 CREATE INDEX value_of_the_dead ON value (until_revived) WHERE until_revived IS NOT NULL""",
-    2: "ALTER TABLE message ADD COLUMN traceback TEXT",
+    2: """
+ALTER TABLE message ADD COLUMN traceback TEXT;
+CREATE TABLE hold (
+  key TEXT NOT NULL, holder TEXT NOT NULL, amount INTEGER NOT NULL, PRIMARY KEY (key, holder)
+) WITHOUT ROWID;
+CREATE INDEX hold_by_holder ON hold (holder);
+CREATE INDEX cancelled ON message (died_at) WHERE state = 'cancelled'""",
 }
 """By version: the statements that make a file of the next version of it."""
 SCHEMA_VERSION = 3
@@ -225,7 +231,7 @@ def _prepare_folder(path: str, side: str) -> None:
             f"queue; run 'chmod o-w' on it, or name another folder"
         )
     try:
-        for sub in (side, os.path.join(side, "bells"), os.path.join(side, "workers")):
+        for sub in (side, *(os.path.join(side, name) for name in ("bells", "workers", "holders"))):
             Path(sub).mkdir(mode=0o700, exist_ok=True)
             if os.stat(sub).st_mode & 0o077 and os.name == "posix":
                 os.chmod(sub, 0o700)

@@ -1,4 +1,4 @@
-"""What the SQLite store keeps under a key: values, counters, events and schedules."""
+"""What the SQLite store keeps under a key: values, counters, events and schedules; for places see `places`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..clock import Deadline
 from . import statements as sql
-from .base import Count, Event, Record, Schedule, Store, Value
+from .base import Count, Event, Record, Schedule, Value
 from .bell import WANTS_EVENT, WANTS_VALUE, Bells, mask
-from .database import Database
+from .places import PlacesSQLite
 
 SAFETY_LOOK = 1000
 """Milliseconds after which a sleeper looks again: whoever set its value may have died before it rang."""
@@ -18,10 +18,9 @@ LOOK_BATCH = 500
 """Keys that one statement looks for."""
 
 
-class KeyedSQLite(Store):
+class KeyedSQLite(PlacesSQLite):
     """The verbs about keys; `SQLiteStore` adds those about messages and workers."""
 
-    database: Database
     bells: Bells
 
     def _insert(self, connection: sqlite3.Connection, records: Sequence[Record], now: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ class KeyedMemory(Store):
         self._last_event = 0
         self._values: Expiring[Value] = Expiring()
         self._counters: Expiring[int] = Expiring()
+        self._holds: Counter[str] = Counter()
         self._events: Expiring[Event] = Expiring()
         self._schedules: dict[str, Schedule] = {}
 
@@ -105,16 +107,34 @@ class KeyedMemory(Store):
             self._counters.keep(key, value, now + ttl)
             return True
 
+    # -- places under a limit: this process holds them all
+
+    def hold(self, key: str, maximum: int) -> bool:
+        with shielded(), self._lock:
+            if self._holds[key] >= maximum:
+                return False
+            self._holds[key] += 1
+            return True
+
+    def let_go(self, key: str) -> None:
+        with shielded(), self._lock:
+            if self._holds[key] > 1:
+                self._holds[key] -= 1
+            else:
+                del self._holds[key]  # of a Counter: no error where there is none
+
+    # -- for tests
+
     def kept(self) -> dict[str, Any]:
-        """A copy of all values and counters, by key, those included that have expired: for tests."""
+        """A copy of all values, counters and places, by key, those included that have expired."""
         with shielded(), self._lock:
             values = {key: value.data for key, value in self._values.items()}
-            return {**values, **dict(self._counters.items())}
+            return {**values, **dict(self._counters.items()), **self._holds}
 
     def forget_kept(self) -> None:
-        """Forget all values and counters: for tests."""
+        """Forget them all."""
         with shielded(), self._lock:
-            self._values, self._counters = Expiring(), Expiring()
+            self._values, self._counters, self._holds = Expiring(), Expiring(), Counter()
 
     # -- events and schedules
 

@@ -58,6 +58,7 @@ class RegistrySQLite(KeyedSQLite):
             death = read_death(self.worker_path(worker.name))
             if death is not None:
                 given += self._give_back(worker, death, max_crashes)
+        self._forget_dead_holders()
         return given
 
     def _has_joined(self, name: str) -> bool:

@@ -42,6 +42,7 @@ CREATE INDEX delayed ON message (queue, position) WHERE state = 'delayed';
 CREATE INDEX running ON message (owner, queue)    WHERE state = 'running';
 CREATE INDEX dead    ON message (died_at, queue)  WHERE state = 'dead';
 CREATE INDEX aside   ON message (state, queue)    WHERE state IN ('held', 'cancelled');
+CREATE INDEX cancelled ON message (died_at)       WHERE state = 'cancelled';
 
 CREATE TABLE worker (
   id        INTEGER PRIMARY KEY AUTOINCREMENT,   -- never given twice: messages name their owner by it
@@ -69,6 +70,16 @@ CREATE TABLE counter (
   expires_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX counter_by_expiry ON counter (expires_at);
+
+-- Who is inside of a limit on how many at a time. `holder` is the file whose lock
+-- says that the process lives (see holders.py).
+CREATE TABLE hold (
+  key    TEXT NOT NULL,
+  holder TEXT NOT NULL,
+  amount INTEGER NOT NULL,
+  PRIMARY KEY (key, holder)
+) WITHOUT ROWID;
+CREATE INDEX hold_by_holder ON hold (holder);
 
 CREATE TABLE event (
   sequence   INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -2,8 +2,8 @@
 
 ``schema.sql`` has the tables, `statements` every statement, `database` the
 connection and its transactions, `rows` what stands between rows and records,
-`registry` the workers, `keyed` values, counters, events and schedules, and
-`bell` how a sleeper is woken.
+`registry` the workers, `keyed` values, counters, events and schedules, `places`
+places under a limit, and `bell` how a sleeper is woken.
 """
 
 from __future__ import annotations
@@ -371,6 +371,7 @@ class SQLiteStore(RegistrySQLite):
             self.users -= 1
             if self.users > 0:
                 return
+        self._close_holder()
         self.bells.close()
         self.database.close()
 

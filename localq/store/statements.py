@@ -188,6 +188,16 @@ SUM_COUNTERS = """
 SELECT coalesce(sum(value), 0) FROM counter
 WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?"""
 
+HOLD = """
+INSERT INTO hold (key, holder, amount)
+SELECT :key, :holder, 1 WHERE (SELECT coalesce(sum(amount), 0) FROM hold WHERE key = :key) < :maximum
+ON CONFLICT (key, holder) DO UPDATE SET amount = amount + 1"""
+LET_GO_OF_ONE = "UPDATE hold SET amount = amount - 1 WHERE key = ? AND holder = ? AND amount > 1"
+LET_GO = "DELETE FROM hold WHERE key = ? AND holder = ?"
+HOLDERS = "SELECT holder FROM hold WHERE key = ?"
+HOLDS_ANY = "SELECT EXISTS (SELECT 1 FROM hold WHERE holder = ?)"
+FORGET_HOLDER = "DELETE FROM hold WHERE holder = ?"
+
 PUT_EVENT = "INSERT INTO event (topic, data, expires_at) VALUES (?, ?, ?)"
 EVENTS = "SELECT sequence, topic, data FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
 EVENTS_OF = """

@@ -1074,6 +1074,50 @@ class StoreContract:
         assert not store.add("k", 0, 100, now=now + 220), "each step prolongs it"
         assert store.add("k", 0, 100, now=now + 251)
 
+    # -- places under a limit
+
+    def test_no_more_places_are_taken_than_there_are(self, store: Store) -> None:
+        assert [store.hold("k", 2) for _ in range(3)] == [True, True, False]
+        assert store.hold("other", 1)
+        assert store.hold("k", 3), "each call says itself how many there are"
+        assert not store.hold("k", 1)
+
+    def test_a_place_that_was_let_go_can_be_taken_again(self, store: Store) -> None:
+        assert [store.hold("k", 2) for _ in range(2)] == [True, True]
+        for _ in range(3):
+            store.let_go("k")
+            assert store.hold("k", 2)
+            assert not store.hold("k", 2)
+
+    def test_who_holds_nothing_gives_nothing_back(self, store: Store) -> None:
+        store.let_go("k")
+        assert store.hold("k", 1)
+        for _ in range(3):
+            store.let_go("other")
+        assert not store.hold("k", 1)
+        for _ in range(3):
+            store.let_go("k")
+        assert [store.hold("k", 1) for _ in range(2)] == [True, False]
+
+    def test_of_32_threads_that_take_one_of_4_places_four_succeed(self, store: Store) -> None:
+        assert sum(run_in_threads(32, lambda _: store.hold("k", 4))) == 4
+        run_in_threads(4, lambda _: store.let_go("k"))
+        assert sum(run_in_threads(32, lambda _: store.hold("k", 4))) == 4
+
+    def test_places_and_counters_of_one_key_have_nothing_to_do_with_each_other(
+        self, store: Store, now: int
+    ) -> None:
+        assert store.add("k", 7, HOUR, now=now)
+        assert store.hold("k", 1)
+        assert not store.decr("k", 1, 7, HOUR, now=now)
+        assert not store.hold("k", 1)
+
+    def test_no_time_that_passes_makes_a_place_free(self, store: Store, now: int) -> None:
+        assert store.hold("k", 1)
+        assert sweep_all(store, now + 1000 * DEAD_LETTER_TTL) == []
+        store.reap(now=now + 1000 * DEAD_LETTER_TTL)
+        assert not store.hold("k", 1)
+
     # -- cancelling what was claimed
 
     def test_a_claimed_message_can_be_cancelled_too(self, store: Store, worker: int, now: int) -> None:

@@ -49,7 +49,7 @@ def open_at(path: str) -> Iterator[Open]:
     """Opens the file; all are closed at the end."""
     opened: list[SQLiteStore] = []
 
-    def open_at(**options: Any) -> SQLiteStore:
+    def open_at(path: str = path, **options: Any) -> SQLiteStore:
         opened.append(SQLiteStore(path, **options))
         return opened[-1]
 
@@ -315,7 +315,7 @@ def test_an_older_file_becomes_one_of_the_newest_schema(
 
 
 UNDO = {
-    2: "ALTER TABLE message DROP COLUMN traceback",
+    2: "DROP TABLE hold; DROP INDEX cancelled; ALTER TABLE message DROP COLUMN traceback",
     1: "DROP INDEX value_of_the_dead; ALTER TABLE value DROP COLUMN until_revived",
 }
 """By version: what makes a file of it of one of the next."""
@@ -333,6 +333,29 @@ def test_a_file_of_an_earlier_schema_keeps_what_is_in_it(path: str, open_at: Ope
     assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
     assert store.get_value("k", now=NOW) == b"1"
     store.set_values([Value("k", b"2", 1, until_revived="m")], now=NOW)
+    assert [store.hold("k", 1) for _ in range(2)] == [True, False]
+    assert schema(store) == schema(open_at(path + "2"))
+
+
+def test_a_file_of_the_second_schema_becomes_as_a_new_one(path: str, open_at: Open) -> None:
+    make_old_queue(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.executescript("DROP TABLE hold; DROP INDEX cancelled; PRAGMA user_version = 2")
+    store = open_at()
+    assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
+    assert schema(store) == schema(open_at(path + "2"))
+
+
+def schema(store: SQLiteStore) -> dict[str, set[str]]:
+    """The columns of each table and index."""
+    with store.database.read as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()]
+        columns = {
+            name: connection.execute(f"SELECT name FROM pragma_table_info('{name}')").fetchall()
+            or connection.execute(f"SELECT name FROM pragma_index_info('{name}')").fetchall()
+            for name in names
+        }
+    return {name: {column for (column,) in rows} for name, rows in columns.items()}
 
 
 def test_there_is_a_backup_of_what_it_was(
@@ -732,7 +755,7 @@ class Plans:
             ]
 
 
-TABLES = ("message", "payload", "value", "counter", "event", "schedule")
+TABLES = ("message", "payload", "value", "counter", "hold", "event", "schedule")
 """The tables that may be long."""
 
 
@@ -768,6 +791,8 @@ def live(store: SQLiteStore) -> None:
     store.add("c", 1, HOUR, now=NOW)
     store.incr("c", 1, 9, HOUR, now=NOW)
     store.incr_and_sum("c", lambda: ["c", "d"], 1, 9, HOUR, now=NOW)
+    assert [store.hold("l", 1) for _ in range(2)] == [True, False]
+    store.let_go("l")
     store.events(["t"], after=0)
     store.put_schedule(Schedule("s", NOW, b""))
     (due,) = store.due_schedules(now=NOW)
@@ -784,6 +809,7 @@ def test_housekeeping_does_not_look_at_every_row(full_store: SQLiteStore) -> Non
     with Plans(full_store) as plans:
         reaped = full_store.join(WorkerRecord("gone", 1, ["q"], []), now=NOW)
         full_store.claim(Claim(reaped, ["q"], 3), now=NOW)
+        Path(full_store.path + ".localq", "holders", "dead").touch()
         assert full_store.reap(now=NOW) == 3
         leaving = full_store.join(WorkerRecord("leaver", 1, ["q"], ["a"]), now=NOW)
         full_store.leave(leaving, now=NOW)

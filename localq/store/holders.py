@@ -1,0 +1,106 @@
+"""Processes that hold places under a limit: which of them live, and so which places are taken.
+
+A process that takes a place has a file of its own in a folder beside the queue, and
+holds the operating system's lock on it from before the table `hold` names it to its
+death. Nothing else frees its places: not that it was stopped, and no time that passes.
+
+The lock is one that no child inherits, not even that of a fork in C, which runs none of
+our code: a child that lives on must not keep the places of its dead parent. In turn, a
+process never opens the file of its own again (see `locks`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import suppress
+from uuid import uuid4
+
+from ..errors import StoreError
+from ..locks import try_lock_for_process
+
+
+class Holder:
+    """This process, as one that holds places. Made inside the gate: so who is inside never sees a
+    file that is not locked yet.
+
+    Parameters:
+      folder: where the files of all holders are; it exists.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.owed: deque[str] = deque()
+        """The keys of places that are to be given back."""
+        self.is_trying_again = False
+        while True:
+            self.name = uuid4().hex
+            self.path = os.path.join(folder, self.name)
+            if self._lock():
+                return
+            self.close()  # somebody outside of the gate looked at it in this very moment
+
+    def _lock(self) -> bool:
+        _own[self.path] = self  # first: no other store of this process may open it
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            del _own[self.path]
+            raise StoreError(
+                f"cannot make {self.path!r} ({error.strerror}); look at the folder's rights and at the disk"
+            ) from error
+        return try_lock_for_process(self._descriptor)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this very process, and not the one that it was forked from."""
+        return _own.get(self.path) is self
+
+    def close(self) -> None:
+        """Free the lock and remove the file: it holds nothing any more."""
+        if self.is_ours:
+            with suppress(OSError):
+                os.unlink(self.path)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close the descriptor alone, which in a child leaves the parent's lock as it is."""
+        del _own[self.path]
+        os.close(self._descriptor)
+
+
+_own: dict[str, Holder] = {}
+
+
+def _let_go_in_child() -> None:
+    for holder in list(_own.values()):
+        holder.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def is_dead(path: str) -> bool:
+    """Whether the process of that file has ended. A missing file means dead, one that cannot be looked
+    at alive. For certain only inside the gate."""
+    if path in _own:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        return try_lock_for_process(descriptor, shared=True)
+    finally:
+        os.close(descriptor)  # which frees the lock
+
+
+def dead_in(folder: str) -> list[str]:
+    """The files in the folder whose processes seem to have ended."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [path for name in names if is_dead(path := os.path.join(folder, name))]
