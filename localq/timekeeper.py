@@ -7,6 +7,7 @@ for its pool: then it looks once a second.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ PATIENCE = 30.0
 """Seconds that `stop` waits for a look that waits for the gate itself."""
 SWEEP_INTERVAL = 30_000
 """Milliseconds between two looks for what has expired."""
+BREATH = 5
+"""Milliseconds at least, as long as the step before at least, between two steps of cleaning up: the gate
+goes to whoever asks for it at the right moment, and must not be taken again at once."""
 
 
 class Timekeeper(threading.Thread):
@@ -38,7 +42,7 @@ class Timekeeper(threading.Thread):
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._watches = False
         self._next_look = clock.monotonic()
-        self._next_sweep = clock.monotonic()
+        self._next_sweep = self._next_step = clock.monotonic()
         self._troubled = False
 
     def watch_bursts(self) -> None:
@@ -64,7 +68,11 @@ class Timekeeper(threading.Thread):
             self._watches = any(thread.bursting for thread in self._threads())
             self._look_at_bursts()
             if self._next_look <= clock.monotonic():
-                self._keep_house()
+                self._next_look = clock.monotonic() + self._worker.worker_timeout
+                self._unless_in_trouble(self._keep_house)
+            if self._worker.housekeeper and self._next_step <= clock.monotonic():
+                self._next_step = clock.monotonic() + self._worker.worker_timeout
+                self._unless_in_trouble(self._clean_up)
 
     def _sleep(self) -> bool:
         """Say whether to go on."""
@@ -72,7 +80,7 @@ class Timekeeper(threading.Thread):
         if self._watches:
             timeout = OVERRUN / 2000
         elif self._worker.housekeeper:
-            timeout = max(0, self._next_look - clock.monotonic()) / 1000
+            timeout = max(0, min(self._next_look, self._next_step) - clock.monotonic()) / 1000
         try:
             return self._calls.get(timeout=timeout)
         except Empty:
@@ -89,21 +97,32 @@ class Timekeeper(threading.Thread):
 
     def _keep_house(self) -> None:
         worker, store = self._worker, self._worker.broker.store
-        self._next_look = clock.monotonic() + worker.worker_timeout
-        try:
-            now = clock.wall()
-            store.reap(now=now, max_crashes=worker.max_crashes)
-            if self._next_sweep <= clock.monotonic():
+        now = clock.wall()
+        store.reap(now=now, max_crashes=worker.max_crashes)
+        # A bell is never the only hope: look whether somebody sleeps beside waiting messages, or
+        # was about to lie down when it was paused.
+        idle = [thread for thread in self._threads() if thread.idle]
+        if any(thread.paused for thread in idle) or (
+            idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_alone)
+        ):
+            store.wake()
+
+    def _clean_up(self) -> None:
+        """Take one step, and say when to take the next."""
+        store, started = self._worker.broker.store, clock.monotonic()
+        if self._next_sweep <= started:
+            goes_on = bool(store.sweep(now=clock.wall()))
+            if not goes_on:
                 self._next_sweep = clock.monotonic() + SWEEP_INTERVAL
-                while store.sweep(now=now):
-                    pass
-            # A bell is never the only hope: look whether somebody sleeps beside waiting messages, or
-            # was about to lie down when it was paused.
-            idle = [thread for thread in self._threads() if thread.idle]
-            if any(thread.paused for thread in idle) or (
-                idle and store.wait(worker.queues, now=now, timeout=0, skip=worker.left_alone)
-            ):
-                store.wake()
+        else:
+            goes_on = store.shrink()
+        if goes_on:
+            ended = clock.monotonic()
+            self._next_step = ended + max(BREATH, ended - started)
+
+    def _unless_in_trouble(self, look: Callable[[], None]) -> None:
+        try:
+            look()
             self._troubled = False
         except StoreError as error:
             if not self._troubled:

@@ -444,7 +444,13 @@ class Store(ABC):
 
     @abstractmethod
     def sweep(self, *, now: int) -> int:
-        """Remove a bounded batch of what has expired; say how much that was. Call it again if any."""
+        """Remove a small batch of what has expired; say how much that was. Call it again if any, a moment
+        later: whoever waits to write goes first."""
+
+    def shrink(self) -> bool:
+        """Give back to the system, in one short step, what is not needed of the disk; say whether there is
+        more to do at once. Call it a moment after `sweep` found nothing, and once a second."""
+        return False
 
     @abstractmethod
     def info(self) -> dict[str, Any]:

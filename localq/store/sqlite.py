@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..clock import Deadline, clock
+from ..errors import StoreBusy, StoreError
+from ..logging import get_logger
 from . import statements as sql
 from .base import (
     CANCELLED,
@@ -40,10 +43,17 @@ from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
+from .wal import BOUND, WriteAheadLog
 
+_logger = get_logger(__name__)
+
+STEP = 10
+"""Milliseconds that one step of the housekeeping may keep writers waiting, about."""
 SWEEP_BATCH = 500
-VACUUM_BATCH = 200
-"""Pages that one sweep gives back to the disk at most."""
+SWEEP_BYTES = 2_000_000
+"""What one step removes at most; but one value or body, however large."""
+KEPT_PAGES = 1000
+"""Free pages that stay in the file, to be used again."""
 
 
 class SQLiteStore(RegistrySQLite):
@@ -69,6 +79,9 @@ class SQLiteStore(RegistrySQLite):
     ) -> None:
         if durability not in ("normal", "full"):
             raise ValueError(f"durability is 'normal' or 'full', not {durability!r}")
+        self._batch = SWEEP_BATCH
+        self._seen = (0, 0)
+        self._shrinks = False
         self.users = 1  # how many brokers and backends of this process share it
         self.path = path
         self.url = f"sqlite:///{path}"
@@ -83,6 +96,7 @@ class SQLiteStore(RegistrySQLite):
             raise
         self.database.forget_in_child = self.bells.forget_in_child
         self._tokens = itertools.count(1)
+        self._wal = WriteAheadLog(self.database)
 
     def _watch_for_change(self) -> Any:
         seen = self.database.changes()
@@ -344,11 +358,36 @@ class SQLiteStore(RegistrySQLite):
     # -- life
 
     def sweep(self, *, now: int) -> int:
-        values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": SWEEP_BATCH}
+        values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": self._batch}
+        swept = 0
         with self.database.write as connection:
-            swept = sum(connection.execute(statement, values).rowcount for statement in sql.SWEEP)
-            _give_pages_back(connection)
+            started = clock.monotonic()
+            for statement, places in sql.SWEEP:
+                keys = _light_enough(connection.execute(statement, values).fetchall())
+                for table, column in places if keys else ():
+                    connection.execute(sql.delete(table, column, len(keys)), keys)
+                swept += len(keys)
+                if swept and clock.monotonic() - started > STEP:
+                    break
+            took = clock.monotonic() - started
+        self._batch = max(10, self._batch // 2) if took > STEP else min(SWEEP_BATCH, self._batch * 2)
         return swept
+
+    def shrink(self) -> bool:
+        # While others write the free pages will be used again, so there is one step a second then.
+        goes_on, self._shrinks = self._shrinks, False
+        is_quiet = self.database.changes() == self._seen
+        if goes_on and not is_quiet:
+            return False
+        with self.database.read as connection:
+            self._shrinks = _has_many_free_pages(connection)
+        if self._shrinks:
+            with self.database.write as connection:
+                _give_pages_back(connection)
+        elif (is_quiet and self._wal.size) or self._wal.size > BOUND:
+            self._wal.cut()
+        self._seen = self.database.changes()
+        return self._shrinks
 
     def info(self) -> dict[str, Any]:
         with self.database.read as connection:
@@ -373,20 +412,42 @@ class SQLiteStore(RegistrySQLite):
                 return
         self._close_holder()
         self.bells.close()
+        self._cut_log()
         self.database.close()
+
+
+    def _cut_log(self) -> None:
+        """Others may have the file open for long; the last one to close removes the log in any case."""
+        if self.database.open_connection is not None:
+            try:
+                self._wal.cut()
+            except StoreBusy:
+                raise
+            except StoreError as error:  # the file is closed all the same
+                _logger.warning("The write-ahead log stays as it is: %s", error)
 
 
 def _states_of(selection: Selection) -> Sequence[str]:
     return STATES if selection.states is None else selection.states
 
 
-def _give_pages_back(connection: sqlite3.Connection) -> None:
-    """Shrink the file by a few pages where much of it is unused; a busy queue uses them again."""
+def _light_enough(found: list[tuple[Any, int]]) -> list[Any]:
+    """The keys of the first ones, of (key, bytes): as many as one step may remove."""
+    sizes = itertools.accumulate(size for _, size in found)
+    light = sum(total <= SWEEP_BYTES for total in sizes)
+    return [key for key, _ in found[: max(light, 1)]]
+
+
+def _has_many_free_pages(connection: sqlite3.Connection) -> bool:
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    if free * 4 < pages:
-        return
-    for _ in range(min(free, VACUUM_BATCH)):
+    return bool(free > KEPT_PAGES and free * 4 > pages)
+
+
+def _give_pages_back(connection: sqlite3.Connection) -> None:
+    """Shrink the file by some pages."""
+    deadline = Deadline(STEP)
+    while not deadline.passed():
         # Page by page: Python takes one step of a statement that returns no columns, whatever its number.
         connection.execute("PRAGMA incremental_vacuum(1)")
 

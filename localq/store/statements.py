@@ -209,25 +209,26 @@ DUE_SCHEDULES = "SELECT name, due_at, body FROM schedule WHERE due_at <= ? ORDER
 ADVANCE_SCHEDULE = "UPDATE schedule SET due_at = ? WHERE name = ? AND due_at = ?"
 DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
 
-# -- what has expired, a bounded batch of each
+# -- what has expired: how to find it (at what size, since what is large lies on many pages), and where
 
-_CANCELLED_FOR_TOO_LONG = """
-SELECT sequence FROM message INDEXED BY aside
-WHERE state IN ('held', 'cancelled') AND state = 'cancelled' AND died_at <= :dead LIMIT :batch"""
-
-_DEAD_FOR_TOO_LONG = """
-SELECT sequence FROM message WHERE state = 'dead' AND died_at <= :dead
-ORDER BY died_at LIMIT :batch"""
-
-SWEEP = (
-    """DELETE FROM value WHERE key IN
-       (SELECT key FROM value WHERE expires_at <= :now LIMIT :batch)""",
-    """DELETE FROM counter WHERE key IN
-       (SELECT key FROM counter WHERE expires_at <= :now LIMIT :batch)""",
-    """DELETE FROM event WHERE sequence IN
-       (SELECT sequence FROM event WHERE expires_at <= :now LIMIT :batch)""",
-    f"DELETE FROM payload WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
-    f"DELETE FROM message WHERE sequence IN ({_DEAD_FOR_TOO_LONG})",
-    f"DELETE FROM payload WHERE sequence IN ({_CANCELLED_FOR_TOO_LONG})",
-    f"DELETE FROM message WHERE sequence IN ({_CANCELLED_FOR_TOO_LONG})",
+SWEEP: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("SELECT key, length(data) FROM value WHERE expires_at <= :now LIMIT :batch", (("value", "key"),)),
+    ("SELECT key, 0 FROM counter WHERE expires_at <= :now LIMIT :batch", (("counter", "key"),)),
+    ("SELECT sequence, length(data) FROM event WHERE expires_at <= :now LIMIT :batch", (("event", "sequence"),)),
+    *(
+        (
+            f"""
+SELECT sequence, coalesce(length(payload.body), 0)
+FROM message INDEXED BY {state} LEFT JOIN payload USING (sequence)
+WHERE state = '{state}' AND died_at <= :dead LIMIT :batch""",
+            (("payload", "sequence"), ("message", "sequence")),
+        )
+        for state in ("dead", "cancelled")
+    ),
 )
+
+
+@lru_cache(maxsize=64)
+def delete(table: str, column: str, count: int) -> str:
+    """Delete so many rows by their keys."""
+    return f"DELETE FROM {table} WHERE {column} IN ({_marks(count)})"
