@@ -43,7 +43,7 @@ class Timekeeper(threading.Thread):
         self._watches = False
         self._next_look = clock.monotonic()
         self._next_sweep = self._next_step = clock.monotonic()
-        self._troubled = False
+        self._troubled: set[str] = set()
 
     def watch_bursts(self) -> None:
         """Look at the bursts from now on, until there is none."""
@@ -69,10 +69,10 @@ class Timekeeper(threading.Thread):
             self._look_at_bursts()
             if self._next_look <= clock.monotonic():
                 self._next_look = clock.monotonic() + self._worker.worker_timeout
-                self._unless_in_trouble(self._keep_house)
+                self._try(self._keep_house)
             if self._worker.housekeeper and self._next_step <= clock.monotonic():
                 self._next_step = clock.monotonic() + self._worker.worker_timeout
-                self._unless_in_trouble(self._clean_up)
+                self._try(self._clean_up)
 
     def _sleep(self) -> bool:
         """Say whether to go on."""
@@ -120,11 +120,12 @@ class Timekeeper(threading.Thread):
             ended = clock.monotonic()
             self._next_step = ended + max(BREATH, ended - started)
 
-    def _unless_in_trouble(self, look: Callable[[], None]) -> None:
+    def _try(self, duty: Callable[[], None]) -> None:
+        """Tell of trouble once, until that duty could be done again."""
         try:
-            look()
-            self._troubled = False
+            duty()
+            self._troubled.discard(duty.__name__)
         except StoreError as error:
-            if not self._troubled:
+            if duty.__name__ not in self._troubled:
                 self.logger.error("Cannot keep house now: %s", error)
-            self._troubled = True
+            self._troubled.add(duty.__name__)
