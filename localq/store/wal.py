@@ -11,6 +11,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
+from ..clock import clock
 from ..logging import get_logger
 from ..threading import shielded
 from .transactions import translate
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 BOUND = 256 * 1024 * 1024
 """Bytes that the log does not reach unless a reader holds it."""
+WARNING_INTERVAL = 3_600_000
+"""Milliseconds between two warnings of that, at least."""
 
 _logger = get_logger(__name__)
 
@@ -34,7 +37,9 @@ class WriteAheadLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._path = database.path + "-wal"
-        self._has_warned = False
+        self._looks = 0
+        """At how many in a row a reader was there, and the log too large."""
+        self._next_warning = 0.0
 
     @property
     def size(self) -> int:
@@ -46,11 +51,13 @@ class WriteAheadLog:
 
     def cut(self) -> None:
         """Write it back into the file and cut it off; not, if somebody reads in it. Waits for nobody
-        but the gate, and tells once of a reader that lets it grow."""
+        but the gate, and tells of a reader that lets it grow."""
         if self._write_back() or self.size <= BOUND:
-            self._has_warned = False
-        elif not self._has_warned:
-            self._has_warned = True
+            self._looks = 0
+            return
+        self._looks += 1
+        if self._looks > 1 and self._next_warning <= clock.monotonic():  # one may be of ours, for a moment
+            self._next_warning = clock.monotonic() + WARNING_INTERVAL
             _logger.warning(
                 "A program keeps a reading transaction on %r open, so that its write-ahead log cannot be "
                 "emptied; it has %d MB now, and grows until that transaction ends.",
