@@ -3,21 +3,18 @@
 A process that takes a place has a file of its own in a folder beside the queue, and
 holds the operating system's lock on it from before the table `hold` names it to its
 death. Nothing else frees its places: not that it was stopped, and no time that passes.
-
-The lock is one that no child inherits, not even that of a fork in C, which runs none of
-our code: a child that lives on must not keep the places of its dead parent. In turn, a
-process never opens the file of its own again (see `locks`).
 """
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from contextlib import suppress
 from uuid import uuid4
 
 from ..errors import StoreError
-from ..locks import try_lock_for_process
+from ..locks import try_lock
 
 
 class Holder:
@@ -32,47 +29,46 @@ class Holder:
         self.owed: deque[str] = deque()
         """The keys of places that are to be given back."""
         self.is_trying_again = False
+        self._process = os.getpid()
         while True:
             self.name = uuid4().hex
             self.path = os.path.join(folder, self.name)
-            if self._lock():
-                return
+            self._descriptor = self._make()
+            if try_lock(self._descriptor):
+                break
             self.close()  # somebody outside of the gate looked at it in this very moment
+        _open_holders.add(self)
 
-    def _lock(self) -> bool:
-        _own[self.path] = self  # first: no other store of this process may open it
+    def _make(self) -> int:
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            del _own[self.path]
             raise StoreError(
                 f"cannot make {self.path!r} ({error.strerror}); look at the folder's rights and at the disk"
             ) from error
-        return try_lock_for_process(self._descriptor)
 
     @property
     def is_ours(self) -> bool:
         """Whether it is this very process, and not the one that it was forked from."""
-        return _own.get(self.path) is self
+        return self._process == os.getpid()
 
     def close(self) -> None:
         """Free the lock and remove the file: it holds nothing any more."""
-        if self.is_ours:
-            with suppress(OSError):
-                os.unlink(self.path)
-            self.let_go()
+        with suppress(OSError):
+            os.unlink(self.path)
+        self.let_go()
 
     def let_go(self) -> None:
-        """Close the descriptor alone, which in a child leaves the parent's lock as it is."""
-        del _own[self.path]
+        """Close the descriptor alone: in a forked child, which must not keep the places of a dead parent."""
+        _open_holders.discard(self)
         os.close(self._descriptor)
 
 
-_own: dict[str, Holder] = {}
+_open_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    for holder in list(_own.values()):
+    for holder in list(_open_holders):
         holder.let_go()
 
 
@@ -83,8 +79,6 @@ if hasattr(os, "register_at_fork"):
 def is_dead(path: str) -> bool:
     """Whether the process of that file has ended. A missing file means dead, one that cannot be looked
     at alive. For certain only inside the gate."""
-    if path in _own:
-        return False
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -92,7 +86,7 @@ def is_dead(path: str) -> bool:
     except OSError:
         return False
     try:
-        return try_lock_for_process(descriptor, shared=True)
+        return try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)  # which frees the lock
 

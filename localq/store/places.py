@@ -115,4 +115,5 @@ class PlacesSQLite(Store):
                 with self.database.read as connection:
                     (holds_any,) = connection.execute(sql.HOLDS_ANY, (holder.name,)).fetchone()
                 if not holds_any:
+                    self._holder = None
                     holder.close()

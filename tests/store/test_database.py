@@ -337,15 +337,6 @@ def test_a_file_of_an_earlier_schema_keeps_what_is_in_it(path: str, open_at: Ope
     assert schema(store) == schema(open_at(path + "2"))
 
 
-def test_a_file_of_the_second_schema_becomes_as_a_new_one(path: str, open_at: Open) -> None:
-    make_old_queue(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as older:
-        older.executescript("DROP TABLE hold; DROP INDEX cancelled; PRAGMA user_version = 2")
-    store = open_at()
-    assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
-    assert schema(store) == schema(open_at(path + "2"))
-
-
 def schema(store: SQLiteStore) -> dict[str, set[str]]:
     """The columns of each table and index."""
     with store.database.read as connection:
