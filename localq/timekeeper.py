@@ -24,8 +24,8 @@ PATIENCE = 30.0
 SWEEP_INTERVAL = 30_000
 """Milliseconds between two looks for what has expired."""
 BREATH = 5
-"""Milliseconds at least, as long as the step before at least, between two steps of cleaning up: the gate
-goes to whoever asks for it at the right moment, and must not be taken again at once."""
+"""Milliseconds between two steps of cleaning up: the gate goes to whoever asks for it at the right moment,
+and must not be taken again at once."""
 
 
 class Timekeeper(threading.Thread):
@@ -117,8 +117,7 @@ class Timekeeper(threading.Thread):
         else:
             goes_on = store.shrink()
         if goes_on:
-            ended = clock.monotonic()
-            self._next_step = ended + max(BREATH, ended - started)
+            self._next_step = clock.monotonic() + BREATH
 
     def _try(self, duty: Callable[[], None]) -> None:
         """Tell of trouble once, until that duty could be done again."""

@@ -122,7 +122,7 @@ class Database:
             )
         execute(f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}")
         execute("PRAGMA wal_autocheckpoint = 4000")
-        execute("PRAGMA journal_size_limit = 67108864")
+        execute("PRAGMA journal_size_limit = -1")  # it is cut down in steps: see wal.py
         execute("PRAGMA mmap_size = 0")
         execute("PRAGMA temp_store = MEMORY")
         self._bring_up_to_date(connection, is_new)

@@ -43,7 +43,10 @@ from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
-from .wal import BOUND, WriteAheadLog
+from .wal import LARGE, WriteAheadLog
+
+FULL = 1
+"""SQLite's mode in which each commit gives back all pages that are free."""
 
 _logger = get_logger(__name__)
 
@@ -53,7 +56,9 @@ SWEEP_BATCH = 500
 SWEEP_BYTES = 2_000_000
 """What one step removes at most; but one value or body, however large."""
 KEPT_PAGES = 1000
-"""Free pages that stay in the file, to be used again."""
+"""Free pages that stay in the file, to be used again, if they are given back one by one."""
+AT_ONCE, FEW = 50_000, 5_000
+"""So many free pages can be given back in one step, where no more than so few others are in their way."""
 
 
 class SQLiteStore(RegistrySQLite):
@@ -379,15 +384,30 @@ class SQLiteStore(RegistrySQLite):
         is_quiet = self.database.changes() == self._seen
         if goes_on and not is_quiet:
             return False
-        with self.database.read as connection:
-            self._shrinks = _has_many_free_pages(connection)
-        if self._shrinks:
-            with self.database.write as connection:
-                _give_pages_back(connection)
-        elif (is_quiet and self._wal.size) or self._wal.size > BOUND:
-            self._wal.cut()
+        self._shrinks = self._give_pages_back(is_quiet)
+        if not self._shrinks and ((is_quiet and self._wal.size) or self._wal.size > LARGE):
+            self._shrinks = self._wal.cut()
         self._seen = self.database.changes()
         return self._shrinks
+
+    def _give_pages_back(self, is_quiet: bool) -> bool:
+        """Make the file smaller, if much of it is free; say whether it was."""
+        with self.database.read as connection:
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+        is_empty = bool(free > KEPT_PAGES and free * 4 > pages)
+        at_once = is_empty and is_quiet and free <= AT_ONCE and pages - free <= FEW
+        if at_once:
+            with self.database.write as connection:
+                connection.execute("PRAGMA auto_vacuum = FULL")  # which does it at the end of this block
+        elif is_empty:
+            with self.database.write as connection:
+                _give_some_pages_back(connection)
+        if at_once or mode == FULL:  # the latter if somebody died right here
+            with self.database.write as connection:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        return is_empty
 
     def info(self) -> dict[str, Any]:
         with self.database.read as connection:
@@ -438,14 +458,8 @@ def _light_enough(found: list[tuple[Any, int]]) -> list[Any]:
     return [key for key, _ in found[: max(light, 1)]]
 
 
-def _has_many_free_pages(connection: sqlite3.Connection) -> bool:
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    return bool(free > KEPT_PAGES and free * 4 > pages)
-
-
-def _give_pages_back(connection: sqlite3.Connection) -> None:
-    """Shrink the file by some pages."""
+def _give_some_pages_back(connection: sqlite3.Connection) -> None:
+    """As many as can be in one step: each is looked for in the list of all that are free."""
     deadline = Deadline(STEP)
     while not deadline.passed():
         # Page by page: Python takes one step of a statement that returns no columns, whatever its number.

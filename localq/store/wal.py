@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..clock import clock
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 BOUND = 256 * 1024 * 1024
 """Bytes that the log does not reach unless a reader holds it."""
+LARGE = 64 * 1024 * 1024
+"""Bytes from which on it is cut down even while others write; and so many in one step."""
 WARNING_INTERVAL = 3_600_000
 """Milliseconds between two warnings of that, at least."""
 
@@ -49,23 +52,34 @@ class WriteAheadLog:
         except OSError:
             return 0
 
-    def cut(self) -> None:
-        """Write it back into the file and cut it off; not, if somebody reads in it. Waits for nobody
-        but the gate, and tells of a reader that lets it grow."""
-        if self._write_back() or self.size <= BOUND:
-            self._looks = 0
-            return
-        self._looks += 1
-        if self._looks > 1 and self._next_warning <= clock.monotonic():  # one may be of ours, for a moment
-            self._next_warning = clock.monotonic() + WARNING_INTERVAL
-            _logger.warning(
-                "A program keeps a reading transaction on %r open, so that its write-ahead log cannot be "
-                "emptied; it has %d MB now, and grows until that transaction ends.",
-                self._database.path, self.size // 1_000_000,
-            )  # fmt: skip
+    def cut(self) -> bool:
+        """Write it back into the file and cut it off, the end first where it is large; not, if somebody
+        reads in it. Say whether there is more to cut off at once.
 
-    def _write_back(self) -> bool:
-        """Whether nobody reads in it."""
+        Waits for nobody but the gate, and tells of a reader that lets it grow.
+        """
+        is_large = self.size > LARGE
+        if is_large:
+            self._sync()
+        if self._write_back(self.size):
+            self._looks = 0
+            return is_large
+        if self.size > BOUND:
+            self._warn()
+        return False
+
+    def _sync(self) -> None:
+        """Have it written to the disk outside of the gate, since SQLite will ask for that inside. (No lock
+        of SQLite's is on this file, so it may be opened.)"""
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _write_back(self, size: int) -> bool:
+        """Write back, and cut off all or the last part; not, and False, if somebody reads in it."""
         database = self._database
         with shielded(), database.gate, database.lock:
             connection = database.connection()
@@ -76,9 +90,38 @@ class WriteAheadLog:
                 (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
                 connection.execute("PRAGMA busy_timeout = 0")  # a reader is no reason to keep the gate shut
                 try:
-                    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    return _cut_to(connection, size - LARGE) if size > LARGE else _empty(connection)
                 finally:
                     connection.execute(f"PRAGMA busy_timeout = {patience:d}")
-                return not busy
             except sqlite3.Error as error:
                 raise translate(error, database.path) from error
+
+    def _warn(self) -> None:
+        self._looks += 1
+        if self._looks > 1 and self._next_warning <= clock.monotonic():  # one may be of ours, for a moment
+            self._next_warning = clock.monotonic() + WARNING_INTERVAL
+            _logger.warning(
+                "A program keeps a reading transaction on %r open, so that its write-ahead log cannot be "
+                "emptied; it has %d MB now, and grows until that transaction ends.",
+                self._database.path, self.size // 1_000_000,
+            )  # fmt: skip
+
+
+def _empty(connection: sqlite3.Connection) -> bool:
+    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+def _cut_to(connection: sqlite3.Connection, size: int) -> bool:
+    # Whoever writes first when the log begins anew cuts it to his limit. To cut off gigabytes takes a file
+    # system seconds, so it is done here, part by part, and not by whoever happens to send a message.
+    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    if busy:
+        return False
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA journal_size_limit = {size:d}")
+    try:
+        connection.execute(f"PRAGMA user_version = {version:d}")  # a write that changes nothing
+    finally:
+        connection.execute("PRAGMA journal_size_limit = -1")
+    return True
