@@ -14,7 +14,6 @@ messages back reads all that.
 from __future__ import annotations
 
 import faulthandler
-import mmap
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import map_open_file, refused
 from .locks import try_lock
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
@@ -127,8 +127,12 @@ class Cells:
         self.path = path
         size = (HEADER + threads * CELL) * WORD
         self._descriptor = _made_and_locked(path)
-        os.ftruncate(self._descriptor, size)
-        self._map = mmap.mmap(self._descriptor, size)
+        try:
+            self._map = map_open_file(self._descriptor, size)
+        except OSError as error:
+            os.close(self._descriptor)
+            self.remove()
+            raise refused(path, error) from error
         self._words = memoryview(self._map).cast("q")
         self._words[_THREADS] = threads
         self._words[_SUPERVISOR] = supervisor
@@ -179,7 +183,12 @@ class Cells:
 
 def _made_and_locked(path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(path, flags | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise refused(path, error) from error
     while not (try_lock(descriptor) and _is_at(path, descriptor)):
         # Before it is locked it looks like one that a dead worker has left, and somebody removes it.
         os.close(descriptor)
@@ -233,7 +242,7 @@ class _File:
 def _read(path: str) -> _File:
     try:
         return _File(Path(path).read_bytes())
-    except FileNotFoundError:
+    except OSError:
         return _File(b"")
 
 
@@ -272,10 +281,11 @@ def doom(path: str, sequence: int, claim: int, due: int) -> bool:
 
 
 def write_end(path: str, end: int, status: int) -> None:
-    """For the supervisor: note how the process of that file ended. A file that is gone needs none."""
+    """For the supervisor: note how the process of that file ended. A file that is gone needs none, and one that
+    cannot be written now must not end the pool: then the crash charges nobody."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:
         return
     try:
         os.lseek(descriptor, _END * WORD, os.SEEK_SET)
@@ -289,12 +299,14 @@ def read_death(path: str) -> Death | None:
 
     Also None while its supervisor has not written yet how it ended but lives to do so: without
     that the message which crashed the worker could not be told from its innocent neighbours.
-    A missing file means dead.
+    A missing file means dead; one that cannot be opened says nothing.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return Death(UNKNOWN, 0, [])
+    except OSError:
+        return None
     try:
         if not try_lock(descriptor):
             return None

@@ -15,6 +15,7 @@
     │   └── StoreError         the place where messages are kept cannot serve
     │       ├── StoreBusy      another process held the write gate, or the file, for too long
     │       ├── StoreCorrupt   the file is no queue of ours, damaged, or of a newer schema
+    │       ├── StoreReplaced  the file was deleted or replaced while it was in use
     │       └── UnsafeLocation the folder cannot hold a queue safely
     ├── PoolError              a pool of worker processes cannot start, or gave up
     ├── WorkerCrashed          the process that ran the message died in it
@@ -126,6 +127,14 @@ class StoreBusy(StoreError):
 
 class StoreCorrupt(StoreError):
     """The file is not a queue of localq, is damaged, or was made by a newer localq."""
+
+
+class StoreReplaced(StoreError):
+    """The file, or the folder with its locks, was deleted or replaced while it was in use.
+
+    Nothing is written to what is not there any more. It stays so until the broker was closed: its next use then
+    opens what is there by that time.
+    """
 
 
 class UnsafeLocation(StoreError):

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .clock import clock
-from .errors import StoreError
+from .errors import StoreError, StoreReplaced
 from .logging import get_logger
 from .worker_thread import OVERRUN
 
@@ -26,6 +26,8 @@ SWEEP_INTERVAL = 30_000
 BREATH = 5
 """Milliseconds between two steps of cleaning up: the gate goes to whoever asks for it at the right moment,
 and must not be taken again at once."""
+RETRY_INTERVAL = 1000
+"""Milliseconds until the rest of a burst is given back after all, when the store could not be used."""
 
 
 class Timekeeper(threading.Thread):
@@ -43,6 +45,7 @@ class Timekeeper(threading.Thread):
         self._watches = False
         self._next_look = clock.monotonic()
         self._next_sweep = self._next_step = clock.monotonic()
+        self._next_try = 0.0
         self._troubled: set[str] = set()
 
     def watch_bursts(self) -> None:
@@ -64,7 +67,7 @@ class Timekeeper(threading.Thread):
 
     def run(self) -> None:
         """Sleep until there is something to watch, look, and so on."""
-        while self._sleep():
+        while self._sleep() and not self._worker.is_stranded:
             self._watches = any(thread.bursting for thread in self._threads())
             self._look_at_bursts()
             if self._next_look <= clock.monotonic():
@@ -91,9 +94,12 @@ class Timekeeper(threading.Thread):
 
     def _look_at_bursts(self) -> None:
         now = clock.monotonic()
+        if now < self._next_try:
+            return
         for thread in self._threads():
-            if thread.bursting and thread.started_at and now - thread.started_at > OVERRUN:
-                thread.give_back()
+            overruns = thread.bursting and thread.started_at and now - thread.started_at > OVERRUN
+            if overruns and not thread.give_back():
+                self._next_try = clock.monotonic() + RETRY_INTERVAL
 
     def _keep_house(self) -> None:
         worker, store = self._worker, self._worker.broker.store
@@ -124,6 +130,8 @@ class Timekeeper(threading.Thread):
         try:
             duty()
             self._troubled.discard(duty.__name__)
+        except StoreReplaced as error:
+            self._worker.strand(error)
         except StoreError as error:
             if duty.__name__ not in self._troubled:
                 self.logger.error("Cannot keep house now: %s", error)

@@ -17,6 +17,7 @@ from .cells import Cells
 from .clock import Deadline, clock
 from .common import getenv_int
 from .consumer import Consumer
+from .errors import StoreError, StoreReplaced
 from .logging import get_logger
 from .names import dq_name, q_name
 from .store import Record, WorkerRecord
@@ -98,6 +99,8 @@ class Worker:
         self._running = False
         self._consumers: dict[str, ConsumerThread] = {}
         self.id = 0
+        self.is_stranded = False
+        """Whether it has ended since the store is not there any more that it joined."""
         self.cells: Cells | None = None
         self.timekeeper: Timekeeper | None = None
 
@@ -223,13 +226,30 @@ class Worker:
                 thread.give_back()
         for consumer in self._consumers.values():
             consumer.close()
-        self.broker.store.leave(self.id, now=clock.wall())
+        try:
+            self.broker.store.leave(self.id, now=clock.wall())
+        except StoreError as error:
+            if not self.is_stranded:
+                self.logger.error("Cannot sign off; the next worker gives back what is left here: %s", error)
         if self.cells is not None:
             cells, self.cells = self.cells, None
             if self.has_ended:
                 cells.close()
             else:
                 cells.remove()  # a thread still writes in it, and nobody will read it
+
+    def strand(self, error: StoreReplaced) -> None:
+        """The store is not there any more that this worker joined: all that it had claimed is gone with it, so its
+        threads end. Whoever has started it may start another one."""
+        if self.is_stranded:
+            return
+        self.is_stranded = True
+        self.logger.critical("This worker ends: %s", error)
+        if self.lane is not None:
+            self.lane.close()
+        for thread in self.threads:
+            thread.stop()
+        self.broker.store.wake()
 
     def join(self) -> None:
         """Wait until its queues have nothing waiting, delayed or running, and the hooks after that ran."""

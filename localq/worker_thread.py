@@ -10,6 +10,7 @@ and each message by one of them only.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import current
 from .clock import clock
-from .errors import StoreError, text_of
+from .errors import StoreError, StoreReplaced, text_of
 from .execution import Execution
 from .logging import get_logger
 from .store import Claim, Outcome, Record
@@ -41,6 +42,9 @@ LONG_SLEEP = 30_000
 """Milliseconds that an idle thread sleeps if no bell rings; the housekeeper looks every second."""
 FIRST_PAUSE = 0.1
 """Seconds until the second try while the store cannot be used; it doubles."""
+TELL_INTERVAL = 30_000
+"""Milliseconds between two lines of a thread about a store that cannot be used: on a disk that is almost full, some
+writes succeed and others do not."""
 
 Ended = tuple[Outcome, Callable[[], None]]
 """What became of a message, and what is to be called when that is written."""
@@ -82,6 +86,7 @@ class WorkerThread(threading.Thread):
         self._slowest = 0.0
         self._failures = 0
         self._cell: Cell | None = None
+        self._told_at = -math.inf
         self._execution: Execution
 
     # -- orders from other threads
@@ -104,17 +109,23 @@ class WorkerThread(threading.Thread):
         self.paused_event.clear()
         self._resumed.set()
 
-    def give_back(self) -> None:
-        """Write what has ended, and give back what was claimed but not started."""
+    def give_back(self) -> bool:
+        """Write what has ended, and give back what was claimed but not started; say whether that could be done."""
         not_started = take(self._claimed)
         ended = take(self._ended)
         if not not_started and not ended:
-            return
+            return True
         try:
             self._write([*ended, *map(released, not_started)])
-        except StoreError:
+        except StoreReplaced as error:
+            self.worker.strand(error)
+            return False
+        except StoreError as error:
             # `_write` keeps what it could not write; it is tried again with the next claim.
-            self.logger.warning("Cannot give back %d messages now.", len(not_started), exc_info=True)
+            if not_started:
+                self.logger.warning("Cannot give back %d messages now: %s", len(not_started), error)
+            return False
+        return True
 
     # -- the life of the thread
 
@@ -173,7 +184,11 @@ class WorkerThread(threading.Thread):
             self.idle = False
 
     def _pause_after(self, error: StoreError) -> None:
-        if not self._failures:
+        if isinstance(error, StoreReplaced):
+            self.worker.strand(error)
+            return
+        if not self._failures and clock.monotonic() - self._told_at > TELL_INTERVAL:
+            self._told_at = clock.monotonic()
             self.logger.error("The store cannot be used; trying again until it can: %s", error)
         pause = min(FIRST_PAUSE * 2**self._failures, self.worker.longest_pause)
         self._failures += 1
@@ -200,7 +215,12 @@ class WorkerThread(threading.Thread):
 
     def _run_one(self, record: Record) -> None:
         worker = self.worker
-        if record.actor not in self.broker.actors and worker.leave_to_others(record.actor):
+        try:
+            is_for_others = record.actor not in self.broker.actors and worker.leave_to_others(record.actor)
+        except StoreError:
+            self._ended.append(released(record))
+            raise
+        if is_for_others:
             self._ended.append(released(record))
             return
         if self._claimed and not worker.is_short(record.actor):

@@ -8,6 +8,7 @@ from logging import Logger
 from typing import TYPE_CHECKING
 
 from ..clock import clock
+from ..errors import StoreError, text_of
 from ..store import Event as StoreEvent
 from ..store import Store, Value
 from .backend import EventBackend
@@ -38,6 +39,7 @@ class Watcher(threading.Thread):
         self._running = running
         self._logger = logger
         self._stopped = threading.Event()
+        self._troubled = False
 
     def run(self) -> None:
         while not self._stopped.is_set():
@@ -48,9 +50,12 @@ class Watcher(threading.Thread):
                 self.hear(self._running.time_to_sleep(LONG_SLEEP))
                 if self._running.interrupt_due():
                     self._broker.store.wake()  # so that it also ends our own waits
-            except Exception:  # a backend of the user's may raise anything, and later aborts must be heard
-                if self._broker.is_open and not self._stopped.is_set():
-                    self._logger.exception("Cannot hear of aborts; trying again.")
+                self._troubled = False
+            except Exception as error:  # a backend of the user's may raise anything, and later aborts must be heard
+                if self._broker.is_open and not self._stopped.is_set() and not self._troubled:
+                    self._troubled = True
+                    trace = not isinstance(error, StoreError)
+                    self._logger.error("Cannot hear of aborts; trying again: %s", text_of(error), exc_info=trace)
                 self._stopped.wait(PAUSE)
 
     def hear(self, timeout: float) -> None:

@@ -15,7 +15,13 @@ from ..errors import LocalqError
 from ..logging import get_logger
 from ..threading import install_signal_handler
 from ..worker import Worker
-from .application import ApplicationError, describe_application, failure_of, load_application
+from .application import (
+    CONNECTION_ERROR,
+    ApplicationError,
+    describe_application,
+    failure_of,
+    load_application,
+)
 from .config import PoolConfig
 from .forks import forks_of
 from .launch import REAP, STOP, Pipes, die_with_parent
@@ -49,10 +55,12 @@ def run_child(pipes: Pipes, config: PoolConfig) -> int:
     pipes.tell(ready=True, forks=forks)
     get_logger(__name__).info("Worker process is ready for action.")
     _work(worker)
+    if worker.is_stranded:
+        ears.leave()
     ears.join()
     with suppress(LocalqError):
         broker.close()
-    return 0
+    return CONNECTION_ERROR if worker.is_stranded else 0
 
 
 def _worker(broker: Broker, config: PoolConfig, supervisor: int) -> Worker:
@@ -141,8 +149,12 @@ class _Ears(threading.Thread):
         # A terminal's Ctrl-C is for the supervisor. Not SIG_IGN: programs that a task starts would inherit it.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
 
-    def _note_signal(self, signum: int, frame: Any) -> None:
+    def leave(self) -> None:
+        """Hear an order to stop that nobody has given."""
         os.write(self._wake, STOP)
+
+    def _note_signal(self, signum: int, frame: Any) -> None:
+        self.leave()
 
     def run(self) -> None:
         while True:

@@ -136,7 +136,8 @@ def _find(path: str) -> SQLiteStore | None:
     except OSError:
         return None
     store = _files.get((status.st_dev, status.st_ino))
-    return store if store is not None and store.users > 0 else None
+    is_usable = store is not None and store.users > 0 and not store.database.is_replaced
+    return store if is_usable else None
 
 
 def _open_memory(url: str) -> MemoryStore:

@@ -11,14 +11,13 @@ A sleeper announces itself, looks at the store once more, and only then waits,
 so that nothing falls between. A bell is never the only hope: waits are bounded
 and the housekeeper looks for sleepers that were forgotten.
 
-Where the system has no FIFO (Windows), or all slots are taken, a sleeper naps
-and looks whether the file has changed.
+Where the system has no FIFO (Windows), or gives none now (a full disk), or all
+slots are taken, a sleeper naps and looks whether the file has changed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import threading
@@ -26,7 +25,7 @@ from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from ..clock import Deadline
-from ..errors import StoreError
+from ..files import map_file, refused
 from ..locks import try_lock
 
 SLOTS = 512
@@ -140,7 +139,8 @@ class Bells:
     def give_back(self, sleeper: Sleeper) -> None:
         with self._lock:
             self._busy.discard(sleeper)
-            self._free.append(sleeper)
+            if self._table is None or isinstance(sleeper, _FifoSleeper):
+                self._free.append(sleeper)  # who naps looks for a slot of its own the next time
 
     def wake_own(self) -> None:
         """End every wait of this process."""
@@ -153,11 +153,20 @@ class Bells:
 
     def _make(self) -> Sleeper:
         if self._table is not None:
-            for slot in range(SLOTS):
-                lock = _lock_file(self._path(slot) + ".lock")
-                if lock is not None:
-                    return _FifoSleeper(self._table, slot, self._path(slot), lock)
+            with contextlib.suppress(OSError):  # no room on the disk, no right, no descriptor left
+                for slot in range(SLOTS):
+                    lock = _lock_file(self._path(slot) + ".lock")
+                    if lock is not None:
+                        return self._make_in(slot, lock)
         return _NappingSleeper(self._changed())
+
+    def _make_in(self, slot: int, lock: int) -> Sleeper:
+        assert self._table is not None
+        try:
+            return _FifoSleeper(self._table, slot, self._path(slot), lock)
+        except BaseException:
+            os.close(lock)
+            raise
 
     def close(self) -> None:
         """Let go of all files. Nobody of this process sleeps any more."""
@@ -183,15 +192,10 @@ class Bells:
 class _Table:
     def __init__(self, path: str) -> None:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor, self.states = map_file(path, _SIZE)
         except OSError as error:
-            raise StoreError(f"cannot open {path!r} ({error.strerror}); look at its rights") from error
-        try:
-            if os.fstat(descriptor).st_size < _SIZE:
-                os.ftruncate(descriptor, _SIZE)
-            self.states = mmap.mmap(descriptor, _SIZE)
-        finally:
-            os.close(descriptor)
+            raise refused(path, error) from error
+        os.close(descriptor)
         self._view = memoryview(self.states)[SLOTS:]
         self.wants = self._view.cast("Q")
 

@@ -9,18 +9,22 @@ in the process (https://sqlite.org/howtocorrupt.html, section 2.2).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import StoreCorrupt, StoreError, UnsafeLocation
+from ..errors import StoreCorrupt, StoreError, StoreReplaced, UnsafeLocation
+from ..files import Identity, identity, is_still, refused
 from ..late_imports import import_all_before_fork
 from .gate import Gate
+from .leftovers import Leftovers
 from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
@@ -40,6 +44,12 @@ CREATE INDEX cancelled ON message (died_at) WHERE state = 'cancelled'""",
 SCHEMA_VERSION = 3
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+LONGEST_LOCK = 20
+"""Milliseconds that SQLite itself waits for another program. The rest of `busy_timeout` is waited outside of
+the gate."""
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks whether the file is still there: a look costs more than a thousandth of a write."""
 
 
 class Database:
@@ -61,12 +71,17 @@ class Database:
         self.path = path
         self.side = path + ".localq"
         self._full = full
-        self._busy_timeout = busy_timeout
+        self.busy_timeout = busy_timeout
         _prepare_folder(path, self.side)
         self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
+        self._leftovers = Leftovers(path, self.side, self.gate)
         self.lock = FairLock()
         self.open_connection: sqlite3.Connection | None = None
         self._owner = os.getpid()
+        self._identity: Identity | None = None
+        self._next_look = 0.0
+        self.is_replaced = False
+        """Whether it was deleted or replaced while it was in use: then it is refused until it is opened anew."""
         self.commits = 0
         self.forget_in_child: Callable[[], None] = lambda: None
         self.write = Write(self)
@@ -82,6 +97,8 @@ class Database:
 
     def connection(self) -> sqlite3.Connection:
         """The connection, made if need be. Call it with the lock held."""
+        if self.is_replaced:
+            raise self._replaced()
         if self.open_connection is None:
             self.open_connection = self._connect()
         elif self._owner != os.getpid():
@@ -89,22 +106,52 @@ class Database:
                 f"this process was forked while {self.path!r} could not be closed (the gate was held), "
                 "so it cannot use it safely; start a fresh process instead"
             )
+        if time.monotonic() >= self._next_look:
+            self._look_for_the_file()
         return self.open_connection
 
+    def _look_for_the_file(self) -> None:
+        # The system lets a connection go on writing into a file that was deleted or replaced: what is accepted
+        # would vanish in silence. And who lost the gate's file keeps nobody out any more.
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+        if not is_still(self.path, self._identity):
+            self.close_connection()
+            raise self._replaced()
+        if self.gate.is_replaced:
+            raise self._replaced()
+
+    def _replaced(self) -> StoreReplaced:
+        self.is_replaced = True
+        return StoreReplaced(
+            f"{self.path!r}, or {os.path.basename(self.side)!r} beside it, was deleted or replaced while it was in "
+            "use; nothing was written; close the broker and use it again, or restart this program, to go on with "
+            "what is there now"
+        )
+
     def _connect(self) -> sqlite3.Connection:
-        _create(self.path)
+        if self._identity is not None and not is_still(self.path, self._identity):
+            raise self._replaced()
+        try:
+            is_made = _create(self.path)
+            known = identity(self.path)
+            self._leftovers.clear_away(is_made)
+        except OSError as error:
+            raise refused(self.path, error) from error
         connection = sqlite3.connect(
             self.path,
-            timeout=self._busy_timeout / 1000,
+            timeout=min(self.busy_timeout, LONGEST_LOCK) / 1000,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
         )
+        _keep(connection)
         try:
             self._set_up(connection)
         except BaseException:
-            connection.close()
+            _close(connection)
             raise
+        self._leftovers.note()
+        self._identity = known
         self._owner = os.getpid()
         return connection
 
@@ -190,9 +237,12 @@ class Database:
         self.gate.close()
 
     def close_connection(self) -> None:
-        if self.open_connection is not None:
-            self.open_connection.close()
-            self.open_connection = None
+        """Close it, unless its file is gone: SQLite would delete what is beside the file by its name, and that
+        may belong to the new one."""
+        connection, self.open_connection = self.open_connection, None
+        if connection is not None and is_still(self.path, self._identity):
+            _close(connection)
+            self._leftovers.forget()
 
     # SQLite keeps a table of its locks for the whole process. A child that inherited an open
     # connection would hold no locks, even on connections of its own, and acknowledged commits
@@ -235,19 +285,31 @@ def _prepare_folder(path: str, side: str) -> None:
             Path(sub).mkdir(mode=0o700, exist_ok=True)
             if os.stat(sub).st_mode & 0o077 and os.name == "posix":
                 os.chmod(sub, 0o700)
-        _create(path)
     except OSError as error:
-        raise StoreError(
-            f"cannot write in {folder!r} ({error.strerror}); name a folder that you may write"
-        ) from error
+        raise refused(folder, error) from error
 
 
-def _create(path: str) -> None:
+# A connection that the garbage collector closes checkpoints outside of the gate, and one whose file was replaced
+# must never be closed. So each has a reference that nobody collects, up to the end of the process.
+
+
+def _keep(connection: sqlite3.Connection) -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    connection.close()
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(connection))
+
+
+def _create(path: str) -> bool:
+    """Make it, private; say whether it was not there yet."""
     # O_EXCL: a file that is there is never opened here (see the top of this file).
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        pass
+        return False
+    return True
 
 
 def _make_private(path: str) -> None:

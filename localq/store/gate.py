@@ -17,19 +17,54 @@ import mmap
 import os
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 
-from ..clock import Deadline
-from ..errors import StoreBusy, StoreError
+from ..errors import StoreBusy, StoreError, StoreReplaced
+from ..files import Identity, is_still, map_file, refused
 from ..locks import try_lock, unlock
 
 FIRST_NAP = 0.000_02
 LONGEST_NAP = 0.000_5
+LONGEST_NAP_OF_ALL = 0.05
+"""Seconds. Who has waited for long naps longer: a hundredth of what it has waited, so that it burns next to nothing
+while somebody is stopped inside."""
+LONGEST_SLICE = 1.0
+"""Seconds that are counted at most between two looks at the clock."""
 
 # The file: a byte that Windows locks, then what the holder writes there.
 SIZE = 4096
 _HOLDER = 8
 _POSITION = 9
+_FILES = 10  # three of two words each
+
+
+class Patience:
+    """How long somebody waits, of which only the time counts in which this process was awake.
+
+    Who was stopped itself (SIGSTOP, a debugger) for longer than that has not waited for anybody.
+
+    Parameters:
+      timeout: milliseconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._left = self._all = timeout / 1000
+        self._seen = time.monotonic()
+        self._nap = FIRST_NAP
+
+    def left(self) -> float:
+        """Seconds that are left, not below 0."""
+        now = time.monotonic()
+        self._left = max(0.0, self._left - min(now - self._seen, LONGEST_SLICE))
+        self._seen = now
+        return self._left
+
+    def nap(self, longest: float = LONGEST_NAP) -> None:
+        """Sleep a little: longer each time, up to `longest` seconds or a hundredth of what was waited."""
+        time.sleep(self._nap)
+        waited = self._all - self._left
+        self._nap = min(self._nap * 1.5, max(longest, waited / 100), LONGEST_NAP_OF_ALL)
 
 
 class Gate:
@@ -47,13 +82,20 @@ class Gate:
         self._threads = threading.RLock()
         self._depth = 0
         self._descriptor = -1
+        self._is_taken = False
+        """Whether the thread inside has the lock of the system too, and not only a place to wait for it."""
+        self._identity: Identity | None = None
         self._words: memoryview | None = None
         self._map: mmap.mmap | None = None
 
     def __enter__(self) -> Gate:
+        patience = None
         try:
-            if not self._threads.acquire(timeout=self._timeout / 1000):
-                raise self._busy("another thread of this process")
+            if not self._threads.acquire(blocking=False):
+                patience = Patience(self._timeout)
+                while not self._threads.acquire(timeout=min(patience.left(), LONGEST_SLICE / 2)):
+                    if not patience.left():
+                        raise self._busy()
         except BaseException:
             if self._is_owned() and not self._depth:  # a Ctrl-C that came with the lock
                 self._threads.release()
@@ -66,7 +108,7 @@ class Gate:
             )
         self._depth = 1
         try:
-            self._take()
+            self._take(patience)
         except BaseException:
             self.leave()
             raise
@@ -86,6 +128,7 @@ class Gate:
         So it can be called once more when a Ctrl-C interrupted it.
         """
         if self.is_inside:
+            self._is_taken = False
             if self._descriptor >= 0:
                 unlock(self._descriptor)
             self._depth = 0
@@ -99,28 +142,28 @@ class Gate:
     def _is_owned(self) -> bool:
         return bool(self._threads._is_owned())  # type: ignore[attr-defined]
 
-    def _take(self) -> None:
+    def _take(self, patience: Patience | None) -> None:
         if self._words is None:
             self._open()
         if not try_lock(self._descriptor):
-            self._wait()
+            self._wait(patience or Patience(self._timeout))
+        self._is_taken = True
         self._words[_HOLDER] = os.getpid()  # type: ignore[index]
 
-    def _wait(self) -> None:
-        deadline = Deadline(self._timeout)
-        nap = FIRST_NAP
+    def _wait(self, patience: Patience) -> None:
         while not try_lock(self._descriptor):
-            if deadline.passed():
-                raise self._busy(f"process {self.holder}")
-            time.sleep(nap)
-            nap = min(nap * 1.5, LONGEST_NAP)
+            if not patience.left():
+                raise self._busy()
+            patience.nap()
 
-    def _busy(self, who: str) -> StoreBusy:
+    def _busy(self) -> StoreBusy:
+        # A thread of this process that waits for the gate itself keeps nobody out: it is not the holder.
+        holder = os.getpid() if self._is_taken else self.holder
         return StoreBusy(
-            f"{who} has held the write gate {self.path!r} for more than "
-            f"{self._timeout / 1000:g} s; if it hangs or was stopped, continue or end it "
-            "(nothing was written; what was accepted before is safe)",
-            holder=self.holder,
+            f"{'another thread of this process' if self._is_taken else describe_process(holder)} has held the "
+            f"write gate {self.path!r} for more than {self._timeout / 1000:g} s; if it hangs or was stopped, "
+            "continue or end it (nothing was written; what was accepted before is safe)",
+            holder=holder,
         )
 
     @property
@@ -140,20 +183,37 @@ class Gate:
         words[_POSITION] = first + count - 1
         return first
 
+    def noted_files(self) -> list[Identity]:
+        """What `note_files` was told last: three files that belong together. Call it inside the gate."""
+        words = self._words
+        assert words is not None
+        return [(_unsigned(words[at]), _unsigned(words[at + 1])) for at in range(_FILES, _FILES + 6, 2)]
+
+    def note_files(self, *files: Identity) -> None:
+        """Remember three files. Call it inside the gate."""
+        words = self._words
+        assert words is not None
+        for at, number in enumerate((number for file in files for number in file), _FILES):
+            words[at] = _signed(number)
+
     def _open(self) -> None:
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor, self._map = map_file(self.path, SIZE)
+        except FileNotFoundError as error:
+            raise StoreReplaced(
+                f"{os.path.dirname(self.path)!r} was deleted while it was in use; nothing was written; close the "
+                "broker and use it again, or restart this program"
+            ) from error
         except OSError as error:
-            raise StoreError(f"cannot open {self.path!r} ({error.strerror}); look at its rights") from error
-        try:
-            if os.fstat(descriptor).st_size < SIZE:
-                os.ftruncate(descriptor, SIZE)
-            self._map = mmap.mmap(descriptor, SIZE)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
+            raise refused(self.path, error) from error
+        status = os.fstat(self._descriptor)
+        self._identity = status.st_dev, status.st_ino
         self._words = memoryview(self._map).cast("q")
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether its file, if it is open, is not the one at its path any more: what others take is not ours."""
+        return self._words is not None and not is_still(self.path, self._identity)
 
     def close(self) -> None:
         """Let go of the file; the next use opens it again. Not while this thread is inside."""
@@ -179,6 +239,31 @@ class Gate:
         if in_child:
             self._threads = threading.RLock()
             self._depth = 0
+            self._is_taken = False
             self._let_go()
         else:
             self._threads.release()
+
+
+def _signed(number: int) -> int:
+    return (number & (1 << 64) - 1 ^ 1 << 63) - (1 << 63)
+
+
+def _unsigned(number: int) -> int:
+    return number & (1 << 64) - 1
+
+
+def describe_process(pid: int | None) -> str:
+    """A process for people: its number and, where the system tells, what it runs and whether it was stopped."""
+    if pid is None:
+        return "another process"
+    folder = Path("/proc", str(pid))
+    try:
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        state = (folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return f"process {pid}"
+    if len(command) > 80:
+        command = command[:77] + "..."
+    stopped = ", which is stopped," if state in b"Tt" else ""
+    return f"process {pid}{f' ({command})' if command else ''}{stopped}"

@@ -5,6 +5,7 @@ A thread has the one connection of its process while it is in one of them.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,9 +14,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import StoreBusy, StoreCorrupt, StoreError
 from ..threading import shielded
+from .gate import LONGEST_NAP_OF_ALL, Patience
 
 if TYPE_CHECKING:
     from .database import Database
+
+
+SMALLEST_ROOM = 100_000
+"""Bytes: a disk with less is full, whatever words SQLite has for what came of it."""
 
 
 class FairLock:
@@ -86,7 +92,7 @@ class Read:
         self._database.lock.release()
         try:
             if isinstance(error, sqlite3.Error):
-                raise translate(error, self._database.path) from error
+                raise translate(error, self._database.path, self._database.busy_timeout) from error
         finally:
             shielded().__exit__(None, None, None)
 
@@ -102,18 +108,34 @@ class Write:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
-        database = self._database
         shielded().__enter__()
-        inside_already = database.gate.is_inside  # in a signal handler: what is refused must not be undone
+        inside_already = self._database.gate.is_inside  # in a signal handler: what is refused must not be undone
         try:
-            database.gate.__enter__()
-            database.lock.acquire()
-            connection = database.connection()
-            connection.execute("BEGIN IMMEDIATE")
-            return connection
+            return self._begin()
         except BaseException as error:
             self._leave(error, not inside_already)
             raise
+
+    def _begin(self) -> sqlite3.Connection:
+        # A program that is not localq and locks the file is waited for outside of the gate: who waits inside would
+        # keep all others of ours out, who would then be told that it is this process that hangs.
+        database = self._database
+        patience = None
+        while True:
+            database.gate.__enter__()
+            database.lock.acquire()
+            try:
+                connection = database.connection()
+                connection.execute("BEGIN IMMEDIATE")
+                return connection
+            except sqlite3.OperationalError as error:
+                if not is_lock(error):
+                    raise
+                patience = patience or Patience(database.busy_timeout)
+                if not patience.left():
+                    raise
+            self._let_go()
+            patience.nap(LONGEST_NAP_OF_ALL)
 
     def __exit__(
         self,
@@ -137,13 +159,15 @@ class Write:
         late: BaseException | None = None
         while entered:
             try:
+                if failure is not None and is_lasting(failure) and self._database.lock.is_owned():
+                    self._database.close_connection()
                 self._let_go()
                 break
             except KeyboardInterrupt as interrupt:
                 late = interrupt
         shielded().__exit__(None, failure or late, None)
         if isinstance(failure, sqlite3.Error):
-            raise translate(failure, self._database.path) from failure
+            raise translate(failure, self._database.path, self._database.busy_timeout) from failure
         if late is not None:
             raise late
 
@@ -160,22 +184,63 @@ class Write:
         database.gate.leave()
 
 
-def translate(error: sqlite3.Error, path: str) -> StoreError:
+def is_lock(error: BaseException) -> bool:
+    """Whether SQLite says that somebody else holds a lock."""
+    text = str(error)
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in text or "busy" in text)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether SQLite says what a connection keeps for itself even when the cause is gone: it was opened when the
+    file could not be written, or it has lost what it reads and writes."""
+    text = str(error)
+    return isinstance(error, sqlite3.OperationalError) and any(
+        words in text for words in ("readonly", "read-only", "disk I/O", "unable to open")
+    )
+
+
+def translate(error: sqlite3.Error, path: str, busy_timeout: float = 0) -> StoreError:
     """The `StoreError` that says what is wrong with the file, and what to do."""
     text = str(error)
     if "not a database" in text:
-        return StoreCorrupt(f"{path!r} is not an SQLite database; nothing was written; name another file")
+        return StoreCorrupt(
+            f"{path!r} is not an SQLite database, or its first page is damaged; nothing was written; name another "
+            "file, or restore a backup while no worker runs"
+        )
     if "malformed" in text:
         return StoreCorrupt(
             f"{path!r} is damaged ({text}); stop all workers and restore a backup, or recover what is "
             "left with the sqlite3 shell's .recover"
         )
-    if "locked" in text or "busy" in text:
-        return StoreBusy(f"another program holds a lock on {path!r} ({text}); close it and try again")
+    if is_lock(error):
+        return StoreBusy(
+            f"another program, which is not localq, has held a lock on {path!r} ({text}) for more than "
+            f"{busy_timeout / 1000:g} s; nothing was written; end its transaction, or close it, and try again"
+        )
     if "readonly" in text or "read-only" in text:
-        return StoreError(f"{path!r} cannot be written ({text}); give this user the right to write it")
-    if "full" in text:
+        return StoreError(
+            f"{path!r} cannot be written ({text}); give this user the right to write it, its folder and what lies "
+            "beside it, or mount the file system for writing"
+        )
+    if "full" in text or ("disk I/O" in text and is_full(path)):
         return StoreError(f"the disk of {path!r} is full; nothing was written; free some space and try again")
+    if "disk I/O" in text:
+        return StoreError(
+            f"the system could not read or write {path!r} ({text}); nothing was written; look at the disk and at "
+            "the system's log"
+        )
     if "unable to open" in text:
-        return StoreError(f"cannot open {path!r} ({text}); look at the folder's existence and rights")
+        return StoreError(
+            f"cannot open {path!r} or what lies beside it ({text}); look at the folder's existence, rights and "
+            "free space"
+        )
     return StoreError(f"{path!r}: {text}")
+
+
+def is_full(path: str) -> bool:
+    """Whether its disk has no room, as far as the system says."""
+    try:
+        disk = os.statvfs(os.path.dirname(path))
+    except (OSError, AttributeError):
+        return False
+    return disk.f_bavail * disk.f_frsize < SMALLEST_ROOM

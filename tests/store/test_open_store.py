@@ -131,8 +131,7 @@ def test_what_names_no_store_is_refused_with_the_remedy(here: Path, url: str, re
 def test_options_are_passed_on(opened: Opened) -> None:
     store = opened("sqlite:///jobs.db?durability=full&gate_timeout=100&busy_timeout=200")
     assert store.durability == "full"
-    with store.database.read as connection:
-        assert connection.execute("PRAGMA busy_timeout").fetchone() == (200,)
+    assert store.database.busy_timeout == 200
 
 
 @pytest.mark.parametrize(
