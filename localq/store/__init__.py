@@ -44,7 +44,7 @@ __all__ = [
     "sqlite_url",
 ]
 
-SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int}
+SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int, "network": str}
 
 _files: dict[tuple[int, int], SQLiteStore] = {}
 _memories: dict[str, MemoryStore] = {}
@@ -54,7 +54,8 @@ def open_store(url: str) -> Store:
     """The store of that URL.
 
     ``sqlite:///jobs.db`` is a file relative to the working directory, ``sqlite:////data/jobs.db``
-    an absolute one, ``?durability=full`` survives power loss. ``memory://`` is a store of this
+    an absolute one, ``?durability=full`` survives power loss, ``?network=allow`` uses a network file
+    system all the same. ``memory://`` is a store of this
     process alone, ``memory://NAME`` one that all who name it share.
 
     Raises:
@@ -127,6 +128,8 @@ def _options(url: str) -> dict[str, Any]:
             raise BrokerError(f"{url!r}: {name} is a number of milliseconds, not {text!r}") from None
     if options.get("durability", "full") not in ("normal", "full"):
         raise BrokerError(f"{url!r}: durability is normal or full, not {options['durability']!r}")
+    if options.get("network", "allow") not in ("allow", "refuse"):
+        raise BrokerError(f"{url!r}: network is refuse or allow, not {options['network']!r}")
     return options
 
 

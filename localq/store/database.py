@@ -25,6 +25,7 @@ from ..files import Identity, identity, is_still, refused
 from ..late_imports import import_all_before_fork
 from .gate import Gate
 from .leftovers import Leftovers
+from .network import network_type
 from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
@@ -59,10 +60,13 @@ class Database:
       path: absolute path of the file; it is made, 0600, where there is none.
       full: whether every commit waits for the disk.
       gate_timeout: milliseconds that a writer waits for the gate.
-      busy_timeout: milliseconds that SQLite waits for a program which is not localq.
+      busy_timeout: milliseconds that a writer waits for a program which is not localq.
+      on_network: whether it may be on a network file system.
     """
 
-    def __init__(self, path: str, *, full: bool, gate_timeout: float, busy_timeout: float) -> None:
+    def __init__(
+        self, path: str, *, full: bool, gate_timeout: float, busy_timeout: float, on_network: bool = False
+    ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
                 f"localq needs SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer, and this Python "
@@ -72,7 +76,7 @@ class Database:
         self.side = path + ".localq"
         self._full = full
         self.busy_timeout = busy_timeout
-        _prepare_folder(path, self.side)
+        _prepare_folder(path, self.side, on_network)
         self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
         self._leftovers = Leftovers(path, self.side, self.gate)
         self.lock = FairLock()
@@ -268,7 +272,7 @@ class Database:
         self.gate.after_fork(in_child=in_child)
 
 
-def _prepare_folder(path: str, side: str) -> None:
+def _prepare_folder(path: str, side: str, on_network: bool) -> None:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise StoreError(f"the folder {folder!r} of {path!r} does not exist; make it, or name another")
@@ -279,6 +283,12 @@ def _prepare_folder(path: str, side: str) -> None:
         raise UnsafeLocation(
             f"everybody may write in {folder!r} (mode {stat.S_IMODE(mode):o}), and so could replace the "
             f"queue; run 'chmod o-w' on it, or name another folder"
+        )
+    if not on_network and (kind := network_type(folder)):
+        raise UnsafeLocation(
+            f"{folder!r} is on a file system of type {kind}, which other machines may use too: locks and shared "
+            "memory do not hold there, and the queue would be damaged; name a folder on a local disk, or, if this "
+            "is the only machine that uses it and you know that they hold, add ?network=allow to the URL"
         )
     try:
         for sub in (side, *(os.path.join(side, name) for name in ("bells", "workers", "holders"))):

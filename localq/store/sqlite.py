@@ -70,6 +70,7 @@ class SQLiteStore(RegistrySQLite):
         price of waiting for the disk at each commit.
       gate_timeout: milliseconds that a writer waits for others before `StoreBusy`.
       busy_timeout: milliseconds that it waits for a program which is not localq.
+      network: "allow" to use a network file system all the same.
     """
 
     shared = True
@@ -81,6 +82,7 @@ class SQLiteStore(RegistrySQLite):
         durability: str = "normal",
         gate_timeout: float = 30_000,
         busy_timeout: float = 30_000,
+        network: str = "refuse",
     ) -> None:
         if durability not in ("normal", "full"):
             raise ValueError(f"durability is 'normal' or 'full', not {durability!r}")
@@ -92,7 +94,11 @@ class SQLiteStore(RegistrySQLite):
         self.url = f"sqlite:///{path}"
         self.durability = durability
         self.database = Database(
-            path, full=durability == "full", gate_timeout=gate_timeout, busy_timeout=busy_timeout
+            path,
+            full=durability == "full",
+            gate_timeout=gate_timeout,
+            busy_timeout=busy_timeout,
+            on_network=network == "allow",
         )
         try:
             self.bells = Bells(os.path.join(self.database.side, "bells"), self._watch_for_change)

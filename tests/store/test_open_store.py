@@ -144,6 +144,7 @@ def test_options_are_passed_on(opened: Opened) -> None:
         ("durability=", "normal or full"),
         ("gate_timeout=soon", "milliseconds"),
         ("gate_timeout=", "milliseconds"),
+        ("network=yes", "refuse or allow"),
         ("gate_timeout=1.5", "milliseconds"),
         ("gate_timeout=-1", "milliseconds"),
         ("busy_timeout=1s", "milliseconds"),
