@@ -240,3 +240,164 @@ def test_positions_of_four_processes_are_all_different_and_rise_in_each(
     assert all(seen == sorted(seen) for seen in each)
     taken = [position for seen in each for first in seen for position in (first, first + 1)]
     assert len(set(taken)) == len(taken) == 4 * 200 * 2
+
+
+# -- who is told what, and who has waited
+
+
+@pytest.fixture
+def stopped_holder(path: str, start: Callable[..., Any]) -> Any:
+    """A process that was stopped while it was inside, and our end of its connection."""
+    process, connection = start(stay_inside, path)
+    connection.recv()
+    os.kill(process.pid, signal.SIGSTOP)
+    return process, connection
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="needs /proc")
+def test_the_holder_is_named_with_its_command_and_that_it_was_stopped(gate: Gate, stopped_holder: Any) -> None:
+    process, connection = stopped_holder
+    with pytest.raises(StoreBusy, match=rf"process {process.pid} \(.*python.*\), which is stopped,"), gate:
+        pass
+    os.kill(process.pid, signal.SIGCONT)
+    with pytest.raises(StoreBusy) as refused, gate:
+        pass
+    assert f"process {process.pid} (" in str(refused.value)
+    assert "which is stopped" not in str(refused.value)
+    connection.send("leave")
+
+
+def test_all_threads_that_wait_are_told_the_true_holder_and_within_one_bound(
+    gate: Gate, stopped_holder: Any
+) -> None:
+    process, _ = stopped_holder
+
+    def try_it(_: int) -> tuple[float, Any]:
+        began = time.monotonic()
+        with pytest.raises(StoreBusy) as refused, gate:
+            pass
+        return time.monotonic() - began, refused.value
+
+    with ThreadPoolExecutor(8) as pool:
+        refusals = list(pool.map(try_it, range(8)))
+    assert {error.holder for _, error in refusals} == {process.pid}
+    assert all(f"process {process.pid}" in str(error) for _, error in refusals)
+    # One after the other, each with a bound of its own, they would need eight times as long.
+    assert max(seconds for seconds, _ in refusals) < 5 * SHORT / 1000
+
+
+def test_a_holder_that_is_continued_goes_on_without_harm(gate: Gate, stopped_holder: Any) -> None:
+    process, connection = stopped_holder
+    with pytest.raises(StoreBusy), gate:
+        pass
+    os.kill(process.pid, signal.SIGCONT)
+    with pytest.raises(StoreBusy), gate:  # it is inside still
+        pass
+    connection.send("leave")
+    process.join(20)
+    assert process.exitcode == 0
+    with gate:
+        pass
+
+
+def test_who_is_killed_while_it_is_stopped_frees_the_gate_at_once(path: str, stopped_holder: Any) -> None:
+    process, _ = stopped_holder
+    gate = Gate(path, PATIENT)
+
+    def enter() -> None:
+        with gate:
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(enter)
+        os.kill(process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        waiting.result(20)
+    assert time.monotonic() - began < 10
+    gate.close()
+
+
+def test_who_was_stopped_itself_has_not_waited(path: str, start: Callable[..., Any]) -> None:
+    bound = 1_500
+
+    def wait_inside_two_threads(connection: Connection) -> None:
+        gate = Gate(path, bound)
+
+        def enter() -> str:
+            with gate:
+                return "inside"
+
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(enter) for _ in range(2)]  # one for the system's lock, one for the other thread
+            connection.send("waiting")
+            connection.send([each.result() for each in waiting])
+
+    _, of_holder = start(stay_inside, path)
+    of_holder.recv()
+    waiter, of_waiter = start(wait_inside_two_threads)
+    assert of_waiter.recv() == "waiting"
+    os.kill(waiter.pid, signal.SIGSTOP)
+    time.sleep(2 * bound / 1000)  # the condition itself: longer than the bound
+    os.kill(waiter.pid, signal.SIGCONT)
+    of_holder.send("leave")
+    assert of_waiter.recv() == ["inside", "inside"]
+
+
+def test_who_waits_for_long_burns_next_to_nothing(path: str, stopped_holder: Any) -> None:
+    gate = Gate(path, 3_000)
+    began = time.process_time()
+    with pytest.raises(StoreBusy), gate:
+        pass
+    assert time.process_time() - began < 0.6
+    gate.close()
+
+
+def test_a_fork_while_somebody_else_holds_it_gives_the_child_a_gate_of_its_own(
+    path: str, stopped_holder: Any, start: Callable[..., Any]
+) -> None:
+    process, _ = stopped_holder
+    gate = Gate(path, SHORT)
+    with pytest.raises(StoreBusy), gate:  # so that its file is open
+        pass
+
+    def enter(connection: Connection) -> None:
+        gate.after_fork(in_child=True)
+        for _ in range(2):
+            try:
+                with gate:
+                    connection.send("inside")
+            except StoreBusy as error:
+                connection.send(error.holder)
+            connection.recv()
+
+    gate.before_fork()
+    _, connection = start(enter)
+    gate.after_fork(in_child=False)
+    assert connection.recv() == process.pid
+    process.kill()
+    process.join()
+    connection.send("again")
+    assert connection.recv() == "inside"
+    with gate:
+        pass
+    connection.send("end")
+    gate.close()
+
+
+# -- its file
+
+
+def test_its_file_has_no_holes(gate: Gate, path: str) -> None:
+    with gate:
+        assert os.stat(path).st_blocks * 512 >= os.stat(path).st_size > 0
+
+
+def test_it_keeps_what_it_was_told_of_files(gate: Gate, path: str) -> None:
+    files = [(1, 2), (2**63 + 5, 2**64 - 1), (0, 0)]
+    with gate:
+        assert gate.noted_files() == [(0, 0)] * 3
+        gate.note_files(*files)
+    other = Gate(path, SHORT)
+    with other:
+        assert other.noted_files() == files
+    other.close()
