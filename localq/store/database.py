@@ -9,7 +9,7 @@ in the process (https://sqlite.org/howtocorrupt.html, section 2.2).
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
 import sqlite3
 import stat
@@ -24,7 +24,7 @@ from ..errors import StoreCorrupt, StoreError, StoreReplaced, UnsafeLocation
 from ..files import Identity, identity, is_still, refused
 from ..late_imports import import_all_before_fork
 from .gate import Gate
-from .leftovers import Leftovers
+from .leftovers import Leftovers, emptied, size_of
 from .network import network_type
 from .transactions import FairLock, Read, Write
 
@@ -46,9 +46,9 @@ SCHEMA_VERSION = 3
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
-LONGEST_LOCK = 20
-"""Milliseconds that SQLite itself waits for another program. The rest of `busy_timeout` is waited outside of
-the gate."""
+LONGEST_LOCK = 100
+"""Milliseconds that SQLite itself waits for others: for who recovers after a crash, say. A writer waits for the
+rest of `busy_timeout` outside of the gate."""
 LOOK_INTERVAL = 0.1
 """Seconds between two looks whether the file is still there: a look costs more than a thousandth of a write."""
 
@@ -76,6 +76,7 @@ class Database:
         self.side = path + ".localq"
         self._full = full
         self.busy_timeout = busy_timeout
+        self.longest_lock = min(busy_timeout, LONGEST_LOCK)
         _prepare_folder(path, self.side, on_network)
         self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
         self._leftovers = Leftovers(path, self.side, self.gate)
@@ -118,11 +119,11 @@ class Database:
         # The system lets a connection go on writing into a file that was deleted or replaced: what is accepted
         # would vanish in silence. And who lost the gate's file keeps nobody out any more.
         self._next_look = time.monotonic() + LOOK_INTERVAL
-        if not is_still(self.path, self._identity):
-            self.close_connection()
+        if not is_still(self.path, self._identity) or self.gate.is_replaced:
             raise self._replaced()
-        if self.gate.is_replaced:
-            raise self._replaced()
+        if not size_of(self.path):
+            self._next_look = 0.0  # each time, as long as it is so
+            raise emptied(self.path)
 
     def _replaced(self) -> StoreReplaced:
         self.is_replaced = True
@@ -137,22 +138,24 @@ class Database:
             raise self._replaced()
         try:
             is_made = _create(self.path)
+            if not os.access(self.path, os.R_OK | os.W_OK):
+                # Read-only, SQLite would open it all the same, and leave a log that nobody may write behind.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             known = identity(self.path)
             self._leftovers.clear_away(is_made)
         except OSError as error:
             raise refused(self.path, error) from error
         connection = sqlite3.connect(
             self.path,
-            timeout=min(self.busy_timeout, LONGEST_LOCK) / 1000,
+            timeout=self.longest_lock / 1000,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
         )
-        _keep(connection)
         try:
             self._set_up(connection)
         except BaseException:
-            _close(connection)
+            connection.close()
             raise
         self._leftovers.note()
         self._identity = known
@@ -236,17 +239,22 @@ class Database:
     def close(self) -> None:
         """Close the connection, and the gate's file; the next use opens both again."""
         if self.open_connection is not None and self._owner == os.getpid():
-            with self.gate, self.lock:  # the last one to close checkpoints
-                self.close_connection()
+            try:
+                with self.gate, self.lock:  # the last one to close checkpoints
+                    self.close_connection()
+            except StoreReplaced:  # there is no gate any more, and nobody to keep out
+                with self.lock:
+                    self.close_connection()
         self.gate.close()
 
     def close_connection(self) -> None:
-        """Close it, unless its file is gone: SQLite would delete what is beside the file by its name, and that
-        may belong to the new one."""
+        """Close it, in the gate if that is still there. SQLite leaves alone what lies beside a file that was
+        replaced (it looks for that itself): it has the old name, but may belong to the new file."""
         connection, self.open_connection = self.open_connection, None
-        if connection is not None and is_still(self.path, self._identity):
-            _close(connection)
-            self._leftovers.forget()
+        if connection is not None:
+            connection.close()
+            if self.gate.is_inside:
+                self._leftovers.forget()
 
     # SQLite keeps a table of its locks for the whole process. A child that inherited an open
     # connection would hold no locks, even on connections of its own, and acknowledged commits
@@ -297,19 +305,6 @@ def _prepare_folder(path: str, side: str, on_network: bool) -> None:
                 os.chmod(sub, 0o700)
     except OSError as error:
         raise refused(folder, error) from error
-
-
-# A connection that the garbage collector closes checkpoints outside of the gate, and one whose file was replaced
-# must never be closed. So each has a reference that nobody collects, up to the end of the process.
-
-
-def _keep(connection: sqlite3.Connection) -> None:
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    connection.close()
-    ctypes.pythonapi.Py_DecRef(ctypes.py_object(connection))
 
 
 def _create(path: str) -> bool:

@@ -48,14 +48,11 @@ class Leftovers:
         if is_made or (is_another and index == identity(self._path + "-shm")):
             with suppress(FileNotFoundError):
                 os.unlink(self._path + "-shm")
-        if not _size(self._path) and _size(self._path + "-wal"):
-            raise StoreCorrupt(
-                f"{self._path!r} is empty, but the write-ahead log beside it is not: it was emptied while it was "
-                "in use; stop all workers and restore a backup, or delete all files of that name to begin anew"
-            )
+        if not size_of(self._path) and size_of(self._path + "-wal"):
+            raise emptied(self._path)
 
     def _put_aside(self, log: str) -> None:
-        if not _size(log):
+        if not size_of(log):
             with suppress(FileNotFoundError):
                 os.unlink(log)
             return
@@ -75,11 +72,21 @@ class Leftovers:
 
     def forget(self) -> None:
         """After the file was closed: the numbers of files that are not there may be given to others."""
-        if identity(self._path + "-wal") is None:
-            self._gate.note_files(NOWHERE, NOWHERE, NOWHERE)
+        with suppress(OSError):
+            if identity(self._path + "-wal") is None:
+                self._gate.note_files(NOWHERE, NOWHERE, NOWHERE)
 
 
-def _size(path: str) -> int:
+def emptied(path: str) -> StoreCorrupt:
+    """What is said of a file that somebody has cut off."""
+    return StoreCorrupt(
+        f"{path!r} is empty, but the write-ahead log beside it is not: it was emptied while it was in use; stop "
+        "all workers and restore a backup, or delete all files of that name to begin anew"
+    )
+
+
+def size_of(path: str) -> int:
+    """Its bytes; 0 if it is not there."""
     try:
         return os.path.getsize(path)
     except FileNotFoundError:

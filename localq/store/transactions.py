@@ -127,6 +127,8 @@ class Write:
             try:
                 connection = database.connection()
                 connection.execute("BEGIN IMMEDIATE")
+                if patience is not None:
+                    connection.execute(f"PRAGMA busy_timeout = {database.longest_lock}")
                 return connection
             except sqlite3.OperationalError as error:
                 if not is_lock(error):
@@ -134,6 +136,8 @@ class Write:
                 patience = patience or Patience(database.busy_timeout)
                 if not patience.left():
                     raise
+                if database.open_connection is not None:
+                    database.open_connection.execute("PRAGMA busy_timeout = 0")
             self._let_go()
             patience.nap(LONGEST_NAP_OF_ALL)
 
