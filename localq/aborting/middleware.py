@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import current
 from ..broker import Broker, MessageProxy
 from ..cells import doom
 from ..clock import clock
-from ..errors import DecodeError, SkipMessage
+from ..errors import DecodeError, SkipMessage, StoreError
 from ..logging import get_logger
 from ..message import Message
 from ..middleware.middleware import Middleware, option
@@ -171,7 +172,8 @@ class Abortable(Middleware):
             broker.store  # noqa: B018  # opened, since the watcher takes one that is not for closed
             watcher = self._make_watcher(broker, running)
             if self.backend is None:
-                watcher.hear(0)  # what was aborted before, also if it begins at once
+                with suppress(StoreError):  # else the worker is about to find the same; the watcher tries again
+                    watcher.hear(0)  # what was aborted before, also if it begins at once
             watcher.start()
             self._watcher = watcher
 

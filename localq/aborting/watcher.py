@@ -8,7 +8,7 @@ from logging import Logger
 from typing import TYPE_CHECKING
 
 from ..clock import clock
-from ..errors import StoreError, text_of
+from ..errors import StoreError, StoreReplaced, text_of
 from ..store import Event as StoreEvent
 from ..store import Store, Value
 from .backend import EventBackend
@@ -51,6 +51,8 @@ class Watcher(threading.Thread):
                 if self._running.interrupt_due():
                     self._broker.store.wake()  # so that it also ends our own waits
                 self._troubled = False
+            except StoreReplaced:  # the worker says so, and ends
+                self._stopped.wait(PAUSE)
             except Exception as error:  # a backend of the user's may raise anything, and later aborts must be heard
                 if self._broker.is_open and not self._stopped.is_set() and not self._troubled:
                     self._troubled = True

@@ -115,6 +115,11 @@ class Database:
             self._look_for_the_file()
         return self.open_connection
 
+    def look_at_next_use(self) -> None:
+        """Look whether the file is still there, even if somebody has just done so: another process of the pool may
+        have died of that."""
+        self._next_look = 0.0
+
     def _look_for_the_file(self) -> None:
         # The system lets a connection go on writing into a file that was deleted or replaced: what is accepted
         # would vanish in silence. And who lost the gate's file keeps nobody out any more.

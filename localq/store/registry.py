@@ -50,6 +50,7 @@ class RegistrySQLite(KeyedSQLite):
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
         self.bells.forget_the_dead()
         given = 0
+        self.database.look_at_next_use()
         files = os.listdir(os.path.dirname(self.worker_path("")))  # before the workers: who joins has its file
         workers = self.workers()
         for name in set(files) - {worker.name for worker in workers}:
