@@ -170,7 +170,8 @@ class Cells:
 
     def remove(self) -> None:
         """Remove the file alone."""
-        Path(self.path).unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or not to be removed now
+            os.unlink(self.path)
 
     def let_go(self) -> None:
         """Close the descriptor alone: in a forked child, whose copy must not keep the lock."""

@@ -6,6 +6,7 @@ for its pool: then it looks once a second.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -44,7 +45,8 @@ class Timekeeper(threading.Thread):
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._watches = False
         self._next_look = clock.monotonic()
-        self._next_sweep = self._next_step = clock.monotonic()
+        self._next_sweep = clock.monotonic()
+        self._next_step = math.inf
         self._next_try = 0.0
         self._troubled: set[str] = set()
 
@@ -72,9 +74,10 @@ class Timekeeper(threading.Thread):
             self._look_at_bursts()
             if self._next_look <= clock.monotonic():
                 self._next_look = clock.monotonic() + self._worker.worker_timeout
+                self._next_step = 0.0 if self._worker.housekeeper else math.inf
                 self._try(self._keep_house)
-            if self._worker.housekeeper and self._next_step <= clock.monotonic():
-                self._next_step = clock.monotonic() + self._worker.worker_timeout
+            if self._next_step <= clock.monotonic():
+                self._next_step = math.inf
                 self._try(self._clean_up)
 
     def _sleep(self) -> bool:

@@ -86,7 +86,7 @@ class WorkerThread(threading.Thread):
         self._slowest = 0.0
         self._failures = 0
         self._cell: Cell | None = None
-        self._told_at = -math.inf
+        self._has_told, self._told_at = False, -math.inf
         self._execution: Execution
 
     # -- orders from other threads
@@ -187,8 +187,9 @@ class WorkerThread(threading.Thread):
         if isinstance(error, StoreReplaced):
             self.worker.strand(error)
             return
-        if not self._failures and clock.monotonic() - self._told_at > TELL_INTERVAL:
-            self._told_at = clock.monotonic()
+        self._has_told = self._has_told and self._failures > 0
+        if not self._has_told and clock.monotonic() - self._told_at > TELL_INTERVAL:
+            self._has_told, self._told_at = True, clock.monotonic()
             self.logger.error("The store cannot be used; trying again until it can: %s", error)
         pause = min(FIRST_PAUSE * 2**self._failures, self.worker.longest_pause)
         self._failures += 1

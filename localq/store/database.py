@@ -49,6 +49,8 @@ OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 LONGEST_LOCK = 100
 """Milliseconds that SQLite itself waits for others: for who recovers after a crash, say. A writer waits for the
 rest of `busy_timeout` outside of the gate."""
+TRIES = 3
+"""How often it is opened at most, if it is replaced meanwhile."""
 LOOK_INTERVAL = 0.1
 """Seconds between two looks whether the file is still there: a look costs more than a thousandth of a write."""
 
@@ -83,6 +85,7 @@ class Database:
         self.lock = FairLock()
         self.open_connection: sqlite3.Connection | None = None
         self._owner = os.getpid()
+        self.is_impatient = False
         self._identity: Identity | None = None
         self._next_look = 0.0
         self.is_replaced = False
@@ -138,9 +141,31 @@ class Database:
             "what is there now"
         )
 
+    def wait_for_locks(self, patiently: bool) -> None:
+        """Whether SQLite is to wait a moment for another program, or say at once that it holds a lock: who waits
+        for long waits outside of the gate."""
+        assert self.open_connection is not None
+        self.is_impatient = not patiently
+        self.open_connection.execute(f"PRAGMA busy_timeout = {self.longest_lock if patiently else 0}")
+
     def _connect(self) -> sqlite3.Connection:
         if self._identity is not None and not is_still(self.path, self._identity):
             raise self._replaced()
+        for _ in range(TRIES):
+            known, connection = self._open()
+            if is_still(self.path, known):
+                break
+            connection.close()  # it was replaced meanwhile, or copied: a layer of a container, at its first use
+        else:
+            raise self._replaced()
+        self._leftovers.note()
+        self._identity = known
+        self._owner = os.getpid()
+        self.is_impatient = False
+        return connection
+
+    def _open(self) -> tuple[Identity | None, sqlite3.Connection]:
+        """The file that was there, and a connection to it or to what has come in its place meanwhile."""
         try:
             is_made = _create(self.path)
             if not os.access(self.path, os.R_OK | os.W_OK):
@@ -162,10 +187,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        self._leftovers.note()
-        self._identity = known
-        self._owner = os.getpid()
-        return connection
+        return known, connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute

@@ -48,11 +48,13 @@ class RegistrySQLite(KeyedSQLite):
         return os.path.join(self.database.side, "workers", name)
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
+        self.database.look_at_next_use()
+        files: list[str] = []
+        with suppress(OSError):  # of what that means, the next line tells
+            files = os.listdir(self.worker_path(""))  # before the workers: who joins has its file
+        workers = self.workers()
         self.bells.forget_the_dead()
         given = 0
-        self.database.look_at_next_use()
-        files = os.listdir(os.path.dirname(self.worker_path("")))  # before the workers: who joins has its file
-        workers = self.workers()
         for name in set(files) - {worker.name for worker in workers}:
             remove_stray(self.worker_path(name), partial(self._has_joined, name))
         for worker in workers:
@@ -71,7 +73,7 @@ class RegistrySQLite(KeyedSQLite):
                 return 0  # another one reaped it first
             charged = self._charge(connection, worker.id, death, max_crashes)
             given = connection.execute(sql.GIVE_BACK, (json.dumps(charged), worker.id)).fetchall()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or not to be removed now
             os.unlink(self.worker_path(worker.name))
         for (queue,) in given:
             self.bells.ring(queue)

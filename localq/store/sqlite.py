@@ -41,6 +41,7 @@ from .base import (
 )
 from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
+from .leftovers import size_of
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, where
 from .wal import LARGE, WriteAheadLog
@@ -423,7 +424,7 @@ class SQLiteStore(RegistrySQLite):
             "store": "sqlite",
             "file": self.path,
             "side_folder": self.database.side,
-            "size": os.stat(self.path).st_size,
+            "size": size_of(self.path),
             "sqlite_version": sqlite3.sqlite_version,
             "journal_mode": mode,
             "schema_version": version,

@@ -127,8 +127,8 @@ class Write:
             try:
                 connection = database.connection()
                 connection.execute("BEGIN IMMEDIATE")
-                if patience is not None:
-                    connection.execute(f"PRAGMA busy_timeout = {database.longest_lock}")
+                if database.is_impatient:
+                    database.wait_for_locks(True)
                 return connection
             except sqlite3.OperationalError as error:
                 if not is_lock(error):
@@ -137,7 +137,7 @@ class Write:
                 if not patience.left():
                     raise
                 if database.open_connection is not None:
-                    database.open_connection.execute("PRAGMA busy_timeout = 0")
+                    database.wait_for_locks(False)
             self._let_go()
             patience.nap(LONGEST_NAP_OF_ALL)
 
@@ -208,8 +208,8 @@ def translate(error: sqlite3.Error, path: str, busy_timeout: float = 0) -> Store
     text = str(error)
     if "not a database" in text:
         return StoreCorrupt(
-            f"{path!r} is not an SQLite database, or its first page is damaged; nothing was written; name another "
-            "file, or restore a backup while no worker runs"
+            f"{path!r} is not an SQLite database; nothing was written; name another file, or, if it was a queue "
+            "whose first page is damaged, stop all workers and restore a backup"
         )
     if "malformed" in text:
         return StoreCorrupt(

@@ -495,7 +495,7 @@ def damage(path: str, at: int, data: bytes) -> None:
 
 def test_a_damaged_header_is_refused_with_the_remedy(large: str, open_at: Open) -> None:
     damage(large, 0, b"\xa5" * 100)
-    with pytest.raises(StoreCorrupt, match=r"first page is damaged.*restore a backup"):
+    with pytest.raises(StoreCorrupt, match="first page is damaged, stop all workers and restore a backup"):
         open_at()
 
 
