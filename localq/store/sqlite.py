@@ -3,7 +3,8 @@
 ``schema.sql`` has the tables, `statements` every statement, `database` the
 connection and its transactions, `rows` what stands between rows and records,
 `registry` the workers, `keyed` values, counters, events and schedules, `places`
-places under a limit, and `bell` how a sleeper is woken.
+places under a limit, `bell` how a sleeper is woken, `wal` the write-ahead log,
+`leftovers` what lies beside the file, and `network` where no file may be.
 """
 
 from __future__ import annotations
