@@ -77,7 +77,7 @@ class Supervisor:
             self._watcher = Watcher(self.config.watch, self.config.watch_include, self.config.watch_exclude)
         if self.config.preload and child.preloaded is None and not self._preload():
             return self.status
-        for slot in range(self.config.processes or 1):
+        for slot in range(0 if self._stopping else self.config.processes or 1):  # or the host is gone already
             self._start(slot)
         while self._workers or self._due:
             self._wait_for_news()

@@ -97,8 +97,9 @@ class Arena:
             self._see_that_all_run()
             time.sleep(self.rnd.expovariate(1 / PACE))
             self._kill_something()
-        self._see_that_all_run()
-        self._kill_tree()
+        while sum(self.report.kills.values()) < kills:
+            self._see_that_all_run()
+            self._kill_tree()
         self.lab.wait_until_empty()
 
     def settle(self) -> Ledger:
