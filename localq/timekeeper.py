@@ -25,7 +25,7 @@ PATIENCE = 30.0
 SWEEP_INTERVAL = 30_000
 """Milliseconds between two looks for what has expired."""
 BREATH = 5
-"""Milliseconds between two steps of cleaning up: the gate goes to whoever asks for it at the right moment,
+"""Milliseconds at least between two steps of cleaning up: the gate goes to whoever asks for it at the right moment,
 and must not be taken again at once."""
 RETRY_INTERVAL = 1000
 """Milliseconds until the rest of a burst is given back after all, when the store could not be used."""
@@ -119,14 +119,16 @@ class Timekeeper(threading.Thread):
     def _clean_up(self) -> None:
         """Take one step, and say when to take the next."""
         store, started = self._worker.broker.store, clock.monotonic()
+        pause = float(BREATH)
         if self._next_sweep <= started:
             goes_on = bool(store.sweep(now=clock.wall()))
+            pause = max(pause, clock.monotonic() - started)  # others may be writing
             if not goes_on:
                 self._next_sweep = clock.monotonic() + SWEEP_INTERVAL
         else:
             goes_on = store.shrink()
         if goes_on:
-            self._next_step = clock.monotonic() + BREATH
+            self._next_step = clock.monotonic() + pause
 
     def _try(self, duty: Callable[[], None]) -> None:
         """Tell of trouble once, until that duty could be done again."""

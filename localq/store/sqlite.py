@@ -54,7 +54,7 @@ _logger = get_logger(__name__)
 
 STEP = 10
 """Milliseconds that one step of the housekeeping may keep writers waiting, about."""
-SWEEP_BATCH = 500
+SWEEP_BATCH = 200
 SWEEP_BYTES = 2_000_000
 """What one step removes at most; but one value or body, however large."""
 KEPT_PAGES = 1000
