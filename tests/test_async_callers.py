@@ -54,8 +54,6 @@ def add(broker_with_results: Broker) -> localq.Actor[..., int]:
     return add
 
 
-
-
 # -- sending
 
 
@@ -230,6 +228,30 @@ def test_a_wait_that_is_cancelled_is_forgotten_and_the_others_go_on(add: Any, st
         return await waiting
 
     assert run(send_and_wait()) == 7
+
+
+def test_a_wait_that_is_cancelled_while_its_result_comes_is_cancelled_all_the_same(
+    broker_with_results: Broker, until: Callable[..., Any]
+) -> None:
+    # `asyncio.wait_for` swallows the cancelling before Python 3.12.
+    backend = broker_with_results.get_results_backend()
+
+    async def one_round() -> None:
+        message = Message("default", "somebody", (), {}, {})
+        waiting = asyncio.ensure_future(message.aget_result(backend=backend, timeout=30_000))
+        while not backend._waiter or not backend._waiter._futures:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
+        storing = threading.Thread(target=backend.store_result, args=(message, 1, 60_000))
+        storing.start()
+        # The loop stands still until the result is about to be delivered, and cancels right behind it.
+        until(lambda: not backend._waiter._futures, "the result is found")  # type: ignore[attr-defined]
+        storing.join()
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+
+    for _ in range(20):
+        run(one_round())
 
 
 def test_loops_of_several_threads_wait_at_the_same_time(add: Any, start_worker: Start) -> None:

@@ -41,10 +41,12 @@ class Waiter:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._add(key, future)
         try:
-            return await asyncio.wait_for(future, timeout / 1000)
-        except asyncio.TimeoutError:
-            return None
+            # Not `wait_for`: before Python 3.12 it swallows a cancelling that comes together with the value,
+            # and an actor that waits would go on after its time limit.
+            done, _ = await asyncio.wait([future], timeout=timeout / 1000)
+            return future.result() if done else None
         finally:
+            future.cancel()
             self._remove(key, future)
 
     def _add(self, key: str, future: asyncio.Future[bytes]) -> None:
