@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -32,6 +34,11 @@ from localq.threading import (
 
 class Spoken(Interrupt):
     """An interrupt that says something."""
+
+
+def open_files() -> int:
+    """How many file descriptors this process has; 0 where nobody says."""
+    return len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
 
 
 def run_python_code() -> None:
@@ -109,6 +116,15 @@ def spin() -> Iterator[Callable[..., Spinning]]:
     yield spin
     for each in made:
         each.end()
+
+
+@pytest.fixture
+def switches_often() -> Iterator[None]:
+    """Python goes from one thread to another between any two bytecodes, instead of 5 ms later."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.000_01)
+    yield
+    sys.setswitchinterval(before)
 
 
 # -- raising
@@ -308,6 +324,48 @@ def test_interrupts_and_shields_never_miss_each_other() -> None:
     thread.join(60)
 
     assert landed == ["outside"] * 300
+
+
+def test_interrupts_of_waits_for_results_cost_no_place_to_sleep(
+    broker_with_results: localq.Broker, switches_often: None
+) -> None:
+    message: localq.Message[Any] = localq.Message("default", "nobody", (), {}, {})
+    ready, landed = threading.Event(), threading.Semaphore(0)
+
+    def look() -> None:
+        with contextlib.suppress(localq.errors.ResultTimeout):
+            broker_with_results.get_results_backend().get_result(message, block=True, timeout=0)
+
+    def look_again_and_again() -> None:
+        ready.set()
+        while True:
+            look()
+
+    def work() -> None:
+        door = Interruptible()
+        for _ in range(2000):
+            try:
+                door.open()
+                look_again_and_again()
+            except Interrupt:
+                door.close()
+            landed.release()
+        door.forget()
+
+    look()
+    before, counts = open_files(), []
+    thread = threading.Thread(target=work)
+    thread.start()
+    for number in range(2000):
+        assert ready.wait(20)
+        ready.clear()
+        time.sleep(number % 50 / 1_000_000)
+        raise_thread_exception(thread.ident or 0, Interrupt)
+        assert landed.acquire(timeout=20)
+        counts.append(open_files())
+    thread.join(20)
+
+    assert max(counts) == before
 
 
 # -- on the main thread, by a signal

@@ -27,6 +27,7 @@ from zlib import crc32
 from ..clock import Deadline
 from ..files import map_file, refused
 from ..locks import try_lock
+from ..threading import shielded
 
 SLOTS = 512
 AWAKE, WANTS_MESSAGE, WANTS_SOME_MESSAGE, WANTS_VALUE, WANTS_EVENT = b"\0", b"m", b"s", b"v", b"e"
@@ -187,6 +188,27 @@ class Bells:
                 sleeper.let_go()
         self._free.clear()
         self._busy.clear()
+
+
+class Place:
+    """A sleeper that is given back once, for a thread that may be interrupted: one that was not given back
+    would keep its slot and its files as long as the process lives."""
+
+    def __init__(self, bells: Bells) -> None:
+        self._bells = bells
+        self._sleeper: Sleeper | None = None
+
+    def take(self) -> Sleeper:
+        with shielded():
+            self._sleeper = sleeper = self._bells.borrow()
+        return sleeper
+
+    def give_back(self) -> None:
+        with shielded():
+            sleeper, self._sleeper = self._sleeper, None
+            if sleeper is not None:
+                sleeper.withdraw()
+                self._bells.give_back(sleeper)
 
 
 class _Table:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from ..clock import Deadline
 from . import statements as sql
 from .base import Count, Event, Record, Schedule, Value
-from .bell import WANTS_EVENT, WANTS_VALUE, Bells, mask
+from .bell import WANTS_EVENT, WANTS_VALUE, Bells, Place, mask
 from .places import PlacesSQLite
 
 SAFETY_LOOK = 1000
@@ -52,8 +52,9 @@ class KeyedSQLite(PlacesSQLite):
         self, keys: Collection[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
         deadline = Deadline(timeout)
-        sleeper = self.bells.borrow()
+        place = Place(self.bells)
         try:
+            sleeper = place.take()
             while True:
                 wanted = list(keys)
                 sleeper.announce(WANTS_VALUE, mask(wanted))
@@ -63,8 +64,10 @@ class KeyedSQLite(PlacesSQLite):
                 left = deadline.left()
                 sleeper.wait(SAFETY_LOOK if left is None else min(left, SAFETY_LOOK))
         finally:
-            sleeper.withdraw()
-            self.bells.give_back(sleeper)
+            try:
+                place.give_back()
+            finally:  # again: an interrupt may have landed on the way there
+                place.give_back()
 
     def _get_values(self, keys: Sequence[str], now: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

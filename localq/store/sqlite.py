@@ -20,6 +20,7 @@ from typing import Any
 from ..clock import Deadline, clock
 from ..errors import StoreBusy, StoreError
 from ..logging import get_logger
+from ..threading import Interrupt
 from . import statements as sql
 from .base import (
     CANCELLED,
@@ -124,8 +125,12 @@ class SQLiteStore(RegistrySQLite):
     # -- messages
 
     def put(self, records: Sequence[Record], *, now: int, on_stored: Callable[[], None] = nothing) -> None:
-        with self.database.write as connection:
-            self._insert(connection, records, now)
+        try:
+            with self.database.write as connection:
+                self._insert(connection, records, now)
+        except (Interrupt, KeyboardInterrupt):  # it has waited for the end of the write: they are stored
+            self._ring(records)
+            raise
         try:
             on_stored()
         finally:
