@@ -127,6 +127,8 @@ class Interruptible:
         self._waiting: type[Interrupt] | Interrupt | None = None
         _doors[self.thread_id] = self
         _catch_what_python_ignores()
+        if not by_signal and sys.version_info < (3, 12):
+            _shield_who_starts_threads()
 
     def forget(self) -> None:
         """The thread ends, or runs tasks no more."""
@@ -146,20 +148,19 @@ class Interruptible:
 
     def interrupt(self, exception: type[Interrupt] | Interrupt) -> bool:
         """Called by another thread: raise `exception` in this one; False if its door is closed."""
+        if not self._open:
+            return False  # `open` would drop it
+        # First of all: whoever leaves a shield in this moment takes it from here.
+        self._waiting = exception
         if self._by_signal:
-            if not self._open:
-                return False  # `open` would drop it
-            self._waiting = exception
             signal.pthread_kill(self.thread_id, INTERRUPT_SIGNAL)  # type: ignore[arg-type]
         elif self._lock.acquire(blocking=False):
             try:
-                if not self._open:
-                    return False
-                _raise_asynchronously(self.thread_id, exception)
+                if self._waiting is exception:
+                    self._waiting = None
+                    return _raise_asynchronously(self.thread_id, exception)
             finally:
                 self._lock.release()
-        else:
-            self._waiting = exception
         return True
 
     def deliver(self) -> None:
@@ -184,12 +185,22 @@ class Interruptible:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # With the lock still held: what comes later finds no shield, and is raised by who brings it.
+        waiting = self._take() if exc is None and not self._by_signal else None
         try:
             self._lock.release()  # one may be raised right here, by who waited for the lock
         finally:
             self._shields -= 1
+        if waiting is not None:
+            raise waiting
         if exc is None:
             self.deliver()
+
+    def _take(self) -> type[Interrupt] | Interrupt | None:
+        if not self._open or self._shields > 1:
+            return None
+        waiting, self._waiting = self._waiting, None
+        return waiting
 
 
 _previous_hook: Any = None
@@ -212,6 +223,24 @@ def _raise_again(unraisable: Any) -> None:
     again = threading.Timer(0.01, door.interrupt, (unraisable.exc_type,))
     again.daemon = True
     again.start()
+
+
+_start_of_threads: Callable[[threading.Thread], None] | None = None
+
+
+def _shield_who_starts_threads() -> None:
+    """Before Python 3.12 a thread that was made, and has not begun, bears the number of the one that made
+    it, and gets what is raised in that: it dies of it, and `Thread.start` waits for it for ever."""
+    global _start_of_threads
+    if _start_of_threads is None:
+        _start_of_threads = threading.Thread.start
+        threading.Thread.start = _start_shielded  # type: ignore[method-assign]
+
+
+def _start_shielded(self: threading.Thread) -> None:
+    assert _start_of_threads is not None
+    with _doors.get(threading.get_ident(), _no_door):
+        _start_of_threads(self)
 
 
 class _NoDoor:

@@ -368,6 +368,66 @@ def test_interrupts_of_waits_for_results_cost_no_place_to_sleep(
     assert max(counts) == before
 
 
+def test_an_interrupt_that_comes_while_the_last_shield_is_left_lands_too(switches_often: None) -> None:
+    rounds = 2000
+    at_the_end_of_a_shield, landed = threading.Semaphore(0), threading.Semaphore(0)
+
+    def leave_a_shield_and_enter_none_again() -> None:
+        with shielded():
+            at_the_end_of_a_shield.release()
+        run_python_code()
+
+    def work() -> None:
+        door = Interruptible()
+        for _ in range(rounds):
+            try:
+                door.open()
+                leave_a_shield_and_enter_none_again()
+            except Interrupt:
+                door.close()
+                landed.release()
+        door.forget()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for _ in range(rounds):
+        assert at_the_end_of_a_shield.acquire(timeout=20)
+        raise_thread_exception(thread.ident or 0, Interrupt)
+        assert landed.acquire(timeout=10)
+    thread.join(20)
+
+
+def test_an_interrupt_while_a_task_starts_a_thread_is_not_given_to_that_thread(switches_often: None) -> None:
+    # Before Python 3.12 the new thread died of it, and `start` waited for it for ever.
+    ready, landed = threading.Event(), threading.Semaphore(0)
+
+    def start_threads() -> None:
+        ready.set()
+        while True:
+            threading.Thread(target=lambda: None, daemon=True).start()
+
+    def work() -> None:
+        door = Interruptible()
+        for _ in range(500):
+            try:
+                door.open()
+                start_threads()
+            except Interrupt:
+                door.close()
+            landed.release()
+        door.forget()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    for number in range(500):
+        assert ready.wait(20)
+        ready.clear()
+        time.sleep(number % 50 / 1_000_000)
+        raise_thread_exception(thread.ident or 0, Interrupt)
+        assert landed.acquire(timeout=10)
+    thread.join(20)
+
+
 # -- on the main thread, by a signal
 
 BY_SIGNAL = """

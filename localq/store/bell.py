@@ -111,11 +111,13 @@ class Bells:
         if table is None:
             return 0
         slot = table.states.find(state, 0, SLOTS)
-        while slot >= 0 and count > 0:
-            if table.wants[slot] & wants:
-                table.states[slot] = AWAKE[0]  # so that the next sender wakes another
-                count -= _write_byte(self._path(slot))
-            slot = table.states.find(state, slot + 1, SLOTS)
+        if slot >= 0:
+            with shielded():  # an interrupt in there would leave a file open
+                while slot >= 0 and count > 0:
+                    if table.wants[slot] & wants:
+                        table.states[slot] = AWAKE[0]  # so that the next sender wakes another
+                        count -= _write_byte(self._path(slot))
+                    slot = table.states.find(state, slot + 1, SLOTS)
         return count
 
     def forget_the_dead(self) -> None:

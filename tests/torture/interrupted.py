@@ -8,10 +8,12 @@ what it had sent by then, and goes on.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import itertools
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -339,6 +341,7 @@ class Inspector(localq.Middleware):
     ``rest``), and writes what it found (``rested-NUMBER-PID``)."""
 
     def after_worker_boot(self, broker: localq.Broker, worker: localq.Worker) -> None:
+        faulthandler.register(signal.SIGUSR1)  # where all threads are, when something does not end
         sys.setswitchinterval(0.000_02)  # so that an interrupt is raised between any two bytecodes
         seen = _rests()
         threading.Thread(target=self._look_whenever_asked, args=(worker, seen), daemon=True).start()

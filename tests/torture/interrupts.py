@@ -40,6 +40,8 @@ from localq.store.base import DELAYED, RUNNING, WAITING, Selection
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120
 """Seconds after which something that was waited for counts as not coming."""
+MORE_DESCRIPTORS = 50
+"""How many more file descriptors a process may have than at first: each sleeping thread needs some."""
 LONGEST_LIMIT = 40
 """Milliseconds of the longest time limit, and of the longest time until an abort."""
 
@@ -146,6 +148,13 @@ class Torture:
         codes = [pool.wait(PATIENCE) for pool in self._pools]
         if any(codes):
             raise Wrong(f"the pools ended with {codes}")
+
+    def ask_where_they_are(self) -> None:
+        """Have the processes write where all their threads are, for whoever looks into the log."""
+        for pid in self._workers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)
 
     def kill(self) -> None:
         for pool in self._pools:
@@ -305,6 +314,8 @@ class Torture:
             if found["problems"]:
                 raise Wrong(f"process {pid}: {found['problems']}")
             self.totals.descriptors.append(found["descriptors"])
+            if found["descriptors"] > self.totals.descriptors[0] + MORE_DESCRIPTORS:
+                raise Wrong(f"process {pid} has {found['descriptors']} file descriptors open")
         self._look_at_gate()
         backend = SQLiteBackend(self.folder / "jobs.db")
         if not backend.incr("torture", 1000, 1000, 1000) or not backend.decr("torture", 1000, 0, 1000):
@@ -344,6 +355,7 @@ def run(way: Way, *, seed: int, interrupts: int, processes: int) -> Totals:
         torture.stop()
     except BaseException as error:
         if isinstance(error, Exception):
+            torture.ask_where_they_are()
             log = (folder / "log").read_text("utf-8")[-3000:]
             what = f"{way.name}, seed {seed}, folder {folder}\n{type(error).__name__}: {error}"
             raise Wrong(f"...{log}\n{what}") from error
