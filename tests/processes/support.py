@@ -231,6 +231,10 @@ class Lab:
         (record,) = self.records(message_ids=[message.message_id])
         return record
 
+    def decoded(self, record: Record) -> localq.Message[Any]:
+        """The message that a record holds."""
+        return localq.Message.decode_stored(record.body, record.encoder, record.wire)
+
     def states(self) -> dict[str, int]:
         """How many messages are in each state that occurs, over all queues."""
         states: dict[str, int] = {}
