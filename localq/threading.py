@@ -15,6 +15,8 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # `signal` without its enums: those take longer than the call
 import contextlib
 import ctypes
+import functools
+import logging
 import os
 import platform
 import signal
@@ -127,8 +129,7 @@ class Interruptible:
         self._waiting: type[Interrupt] | Interrupt | None = None
         _doors[self.thread_id] = self
         _catch_what_python_ignores()
-        if not by_signal and sys.version_info < (3, 12):
-            _shield_who_starts_threads()
+        _shield_what_python_leaves_broken(by_signal)
 
     def forget(self) -> None:
         """The thread ends, or runs tasks no more."""
@@ -225,22 +226,32 @@ def _raise_again(unraisable: Any) -> None:
     again.start()
 
 
-_start_of_threads: Callable[[threading.Thread], None] | None = None
+def _shield_what_python_leaves_broken(by_signal: bool) -> None:
+    if not by_signal and sys.version_info < (3, 12):
+        # A thread that was made, and has not begun, bears the number of the one that made it, and gets what
+        # is raised in that: it dies of it, and `Thread.start` waits for it for ever.
+        _shield(threading.Thread, "start")
+    if sys.version_info < (3, 13):
+        # It takes its lock one step before its `try`: left held, it would stop every thread that logs.
+        _shield(logging.Handler, "handle")
 
 
-def _shield_who_starts_threads() -> None:
-    """Before Python 3.12 a thread that was made, and has not begun, bears the number of the one that made
-    it, and gets what is raised in that: it dies of it, and `Thread.start` waits for it for ever."""
-    global _start_of_threads
-    if _start_of_threads is None:
-        _start_of_threads = threading.Thread.start
-        threading.Thread.start = _start_shielded  # type: ignore[method-assign]
+_shielded: set[tuple[type, str]] = set()
 
 
-def _start_shielded(self: threading.Thread) -> None:
-    assert _start_of_threads is not None
-    with _doors.get(threading.get_ident(), _no_door):
-        _start_of_threads(self)
+def _shield(owner: type, name: str) -> None:
+    """From here on, no interrupt lands in this method; for those of Python, once a process."""
+    if (owner, name) in _shielded:
+        return
+    _shielded.add((owner, name))
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def shielded_method(self: Any, *args: Any) -> Any:
+        with _doors.get(threading.get_ident(), _no_door):
+            return method(self, *args)
+
+    setattr(owner, name, shielded_method)
 
 
 class _NoDoor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import subprocess
@@ -426,6 +427,43 @@ def test_an_interrupt_while_a_task_starts_a_thread_is_not_given_to_that_thread(s
         raise_thread_exception(thread.ident or 0, Interrupt)
         assert landed.acquire(timeout=10)
     thread.join(20)
+
+
+def test_an_interrupt_while_a_task_logs_leaves_no_lock_held(switches_often: None) -> None:
+    # Before Python 3.13 every other thread that logs would wait for ever.
+    handler, logger = logging.StreamHandler(io.StringIO()), logging.Logger("of a task")
+    logger.addHandler(handler)
+    ready, landed = threading.Event(), threading.Semaphore(0)
+
+    def log() -> None:
+        ready.set()
+        while True:
+            logger.warning("again")
+
+    def work() -> None:
+        door = Interruptible()
+        for _ in range(2000):
+            try:
+                door.open()
+                log()
+            except Interrupt:
+                door.close()
+            landed.release()
+        door.forget()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    for number in range(2000):
+        assert ready.wait(20)
+        ready.clear()
+        time.sleep(number % 50 / 1_000_000)
+        raise_thread_exception(thread.ident or 0, Interrupt)
+        assert landed.acquire(timeout=10)
+    thread.join(20)
+
+    assert handler.lock is not None
+    assert handler.lock.acquire(timeout=10)
+    handler.lock.release()
 
 
 # -- on the main thread, by a signal

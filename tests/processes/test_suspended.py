@@ -419,9 +419,7 @@ def terminal(lab: Lab) -> Iterable[Terminal]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with job control")
 @pytest.mark.parametrize("ending", ["\x03", "kill"], ids=["Ctrl-C", "kill"])
-def test_ctrl_z_stops_the_supervisor_alone_and_fg_and_bg_go_on(
-    lab: Lab, terminal: Terminal, ending: str
-) -> None:
+def test_ctrl_z_stops_the_supervisor_alone_and_fg_and_bg_go_on(lab: Lab, terminal: Terminal, ending: str) -> None:
     terminal.type(f"{shlex.quote(sys.executable)} -m localq tasks -p 1 --pid-file pid\n")
     (worker,) = lab.wait_for_workers(1)
     terminal.wait_for("worker processes is up")

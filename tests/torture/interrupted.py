@@ -11,6 +11,7 @@ import asyncio
 import faulthandler
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -43,6 +44,8 @@ LONGEST_DELAY = 0.000_4
 
 broker = localq.get_broker()
 limiter = ConcurrentRateLimiter(SQLiteBackend(), "torture", limit=1000)
+logger, handler = logging.Logger("of a task"), logging.StreamHandler(open(os.devnull, "w"))  # noqa: SIM115
+logger.addHandler(handler)
 runners: dict[str, int] = {}
 """The thread of each message that runs here."""
 
@@ -156,7 +159,7 @@ class Sufferer:
     def step_for_ever(self) -> None:
         steps: list[Callable[[], None]] = [
             self._send, self._send, self._send, self._send_group, self._echo, self._wait_in_vain,
-            self._look, self._look, self._take_a_place, self._abort,
+            self._look, self._look, self._take_a_place, self._abort, self._log,
         ]  # fmt: skip
         while True:
             self._random.choice(steps)()
@@ -201,6 +204,10 @@ class Sufferer:
             self.wrong.append(kept.message("never sent").get_result())  # type: ignore[arg-type]
         except ResultMissing:
             pass
+
+    def _log(self) -> None:
+        for _ in range(10):
+            logger.warning("again")
 
     def _take_a_place(self) -> None:
         with limiter.acquire():
@@ -375,6 +382,7 @@ def problems_at_rest(worker: localq.Worker) -> list[str]:
     problems += _problem_of_lock("the connection's lock", database.lock._lock)
     problems += _problem_of_lock("the doorway to the connection", database.lock._doorway)
     problems += _problem_of_lock("the bells' lock", bells._lock)
+    problems += _problem_of_lock("the lock of the log", handler.lock)
     if not problems:
         with database.gate, database.lock:
             if database.connection().in_transaction:
