@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from difflib import get_close_matches
 from logging import Logger
+from math import inf
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .asyncio import async_to_sync, in_a_thread, is_async
 from .broker import Broker, get_broker
 from .logging import get_logger
 from .message import Message
-from .names import check_queue_name
+from .names import check_actor_name, check_queue_name
 from .names import queue_name_re as _queue_name_re  # noqa: F401  # packages take it from here, by dramatiq's name
 
 P = ParamSpec("P")
@@ -24,6 +25,8 @@ R = TypeVar("R")
 CALLBACK_OPTIONS = ("on_success", "on_failure", "on_retry_exhausted")
 MILLISECONDS = ("min_backoff", "max_backoff", "time_limit", "time_limit_grace", "max_age", "result_ttl")
 NUMBERS = ("max_retries", "priority", *MILLISECONDS)
+ENDLESS = ("max_retries", "time_limit", "max_age")
+"""What may be infinity."""
 OPTIONS_OF_MESSAGES = {"delay", "eta", "priority", "retries"}
 """What a message may have besides the options that an actor may have too."""
 
@@ -247,8 +250,7 @@ def actor(
         if not callable(function):
             raise TypeError(f"an actor is made of a function, not of {function!r}")
         name = actor_name or function.__name__
-        if not isinstance(name, str):
-            raise TypeError(f"the name of an actor is a string, not {name!r}")
+        check_actor_name(name)
         _option_value("priority", priority)
         chosen = broker or get_broker()
         check_queue_name(queue_name)
@@ -309,6 +311,8 @@ def _option_value(option: str, value: Any) -> Any:
     if option in NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float))):
         what = "a number of milliseconds" if option in MILLISECONDS else "a whole number"
         raise TypeError(f"{option} is {what}, not {value!r}")
+    if option in NUMBERS and not abs(value) < 2**53 and not (option in ENDLESS and value == inf):
+        raise TypeError(f"{option} is out of range: {value!r}"[:100])
     if option == "throws" and not _are_exceptions(value):
         raise TypeError(f"throws is a class of exceptions or a tuple of them, not {value!r}")
     if option == "retry_when" and not callable(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +13,13 @@ from .clock import Deadline, clock
 from .consumer import Consumer, MessageProxy, StoreConsumer
 from .encoder import name_of
 from .errors import ActorNotFound, BrokerError, QueueJoinTimeout
+from .files import make_folder
 from .hooks import Hooks
 from .location import Location, default_location
 from .logging import get_logger
 from .message import WIRE_VERSION, Message, get_encoder
 from .middleware import Middleware, default_middleware
-from .names import check_queue_name, dq_name, q_name
+from .names import check_actor_name, check_queue_name, dq_name, q_name
 from .results import ResultBackend, Results
 from .store import Record, Selection, Store, open_store
 from .store.base import DELAYED, RUNNING, WAITING
@@ -336,15 +336,25 @@ class Broker(Hooks):
             on_stored()
 
     def record_of(self, message: Message[Any], now: int) -> Record:
-        """What the store keeps of a message."""
-        options = message.options
+        """What the store keeps of a message.
+
+        Raises:
+          TypeError, ValueError: a field or an option cannot have that value.
+          EncodeError: an argument cannot be encoded.
+        """
+        message.check()
+        queue_name, options = q_name(message.queue_name), message.options
+        if queue_name not in self.queues:  # those that are there were checked
+            check_queue_name(queue_name)
+        if message.actor_name not in self.actors:
+            check_actor_name(message.actor_name)
         priority = options.get("priority")
         if priority is None:
             actor = self.actors.get(message.actor_name)
             priority = actor.priority if actor is not None else 0
         return Record(
             str(message.message_id),
-            q_name(message.queue_name),
+            queue_name,
             message.actor_name,
             message.encode(),
             name_of(get_encoder()),
@@ -426,7 +436,7 @@ class Broker(Hooks):
 
 def _make_folder(folder: str) -> None:
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise BrokerError(
             f"the folder of the default queue, {folder!r}, cannot be made ({error.strerror}); set "

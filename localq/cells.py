@@ -13,9 +13,11 @@ messages back reads all that.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import signal
+import stat
 import sys
 import time
 import weakref
@@ -25,13 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import map_open_file, refused
-from .locks import try_lock
+from .locks import NO_LINK, try_lock
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
 _SUPERVISOR, _SUPERVISOR_BORN, _END, _STATUS, _THREADS = 1, 2, 3, 4, 5
 CELL = 7  # words: sequence, claim, since, until, and of what is doomed: sequence, claim, due
 _DOOM = 4  # where the last three begin
 WORD = 8
+LONGEST = 2**24
+"""Bytes that such a file never reaches."""
 
 STACK_SIGNAL = getattr(signal, "SIGQUIT", None)
 """Has a worker process write where each of its threads is; None where there is no such signal."""
@@ -128,6 +132,8 @@ class Cells:
         size = (HEADER + threads * CELL) * WORD
         self._descriptor = _made_and_locked(path)
         try:
+            if hasattr(os, "fchmod"):
+                os.fchmod(self._descriptor, 0o600)  # whatever the umask
             self._map = map_open_file(self._descriptor, size)
         except OSError as error:
             os.close(self._descriptor)
@@ -183,7 +189,7 @@ class Cells:
 
 
 def _made_and_locked(path: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | NO_LINK
     try:
         descriptor = os.open(path, flags | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -240,11 +246,29 @@ class _File:
         return next((at for at in self._starts if (self.words[at], self.words[at + 1]) == wanted), None)
 
 
+def _open(path: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | NO_LINK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "it is no file", path)
+    return descriptor
+
+
+def _read_open(descriptor: int) -> _File:
+    size = os.fstat(descriptor).st_size
+    return _File(os.read(descriptor, size) if size <= LONGEST else b"")
+
+
 def _read(path: str) -> _File:
+    """What is in the file; nothing where the worker has just left."""
     try:
-        return _File(Path(path).read_bytes())
+        descriptor = _open(path)
     except OSError:
         return _File(b"")
+    try:
+        return _read_open(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_running(path: str) -> list[Running]:
@@ -266,11 +290,11 @@ def doom(path: str, sequence: int, claim: int, due: int) -> bool:
     """Have the supervisor kill that worker's process if it still runs the message at `due` (monotonic
     milliseconds); False if it does not run it now."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = _open(path)
+    except OSError:
         return False
     try:
-        at = _File(os.read(descriptor, os.fstat(descriptor).st_size)).place_of(sequence, claim)
+        at = _read_open(descriptor).place_of(sequence, claim)
         if at is None:
             return False
         order = b"".join(word.to_bytes(WORD, "little") for word in (sequence, claim, due))
@@ -285,7 +309,7 @@ def write_end(path: str, end: int, status: int) -> None:
     """For the supervisor: note how the process of that file ended. A file that is gone needs none, and one that
     cannot be written now must not end the pool: then the crash charges nobody."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _open(path)
     except OSError:
         return
     try:
@@ -300,19 +324,21 @@ def read_death(path: str) -> Death | None:
 
     Also None while its supervisor has not written yet how it ended but lives to do so: without
     that the message which crashed the worker could not be told from its innocent neighbours.
-    A missing file means dead; one that cannot be opened says nothing.
+    A missing file means dead, and so does whatever else stands in its place.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = _open(path)
+    except (FileNotFoundError, IsADirectoryError):
         return Death(UNKNOWN, 0, [])
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return Death(UNKNOWN, 0, [])
+        return None  # no descriptor is left, say, which tells nothing about the worker
     try:
         if not try_lock(descriptor):
             return None
         # Read through the descriptor: another reaper may be removing the file.
-        file = _File(os.read(descriptor, os.fstat(descriptor).st_size))
+        file = _read_open(descriptor)
     finally:
         os.close(descriptor)  # which frees the lock
     words = file.words
@@ -330,7 +356,7 @@ def remove_stray(path: str, is_joined: Callable[[], bool]) -> None:
     `is_joined` is asked once the worker cannot join any more.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _open(path)
     except OSError:
         return
     try:
@@ -354,7 +380,7 @@ def born(pid: int) -> int:
 
 def is_alive(pid: int, started: int) -> bool:
     """Whether the process `pid` that started then still lives; a zombie does not."""
-    if not pid:
+    if not 0 < pid < 2**31:  # what is no process's number would stand for a group of them
         return False
     if started:
         return born(pid) == started

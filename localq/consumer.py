@@ -93,7 +93,7 @@ class StoreConsumer(Consumer):
 
     def _decode(self, record: Record) -> MessageProxy | None:
         try:
-            message = Message.decode_stored(record.body, record.encoder, record.wire)
+            message = message_in(record)
         except DecodeError as error:
             self.logger.error("Cannot decode the message %s: %s", record.message_id, error)
             self._reject(record, error)
@@ -128,6 +128,17 @@ class StoreConsumer(Consumer):
         self._store.leave(self._id, now=clock.wall())
         if self._cells is not None:
             self._cells.close()
+
+
+def message_in(record: Record) -> Message[Any]:
+    """The message that a record holds.
+
+    Raises:
+      DecodeError: whatever is wrong with it.
+    """
+    if record.flaw is not None:
+        raise DecodeError(record.flaw, record.body)
+    return Message.decode_stored(record.body, record.encoder, record.wire)
 
 
 def unreadable_message(record: Record) -> Message[Any]:

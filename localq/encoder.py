@@ -104,6 +104,8 @@ class MsgpackEncoder(Encoder):
     def encode(self, data: dict[str, Any]) -> bytes:
         try:
             return _pack(data)
+        except MemoryError:  # which says nothing about the data
+            raise
         except Exception as error:
             raise refusal_of(data, error, _pack, (dict, list, tuple, set, frozenset)) from error
 
@@ -123,6 +125,8 @@ class JSONEncoder(Encoder):
     def encode(self, data: dict[str, Any]) -> bytes:
         try:
             return _dump_json(data)
+        except MemoryError:
+            raise
         except Exception as error:
             raise refusal_of(data, error, _dump_json, (dict, list, tuple)) from error
 
@@ -143,6 +147,8 @@ class PickleEncoder(Encoder):
     def encode(self, data: dict[str, Any]) -> bytes:
         try:
             return pickle.dumps(data)
+        except MemoryError:
+            raise
         except Exception as error:
             reason = reason_of(error)
             raise EncodeError(f"cannot pickle this: {reason}; pass an id in its place") from error

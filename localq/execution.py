@@ -16,7 +16,7 @@ from typing import Any
 
 from . import current
 from .broker import Broker, MessageProxy
-from .consumer import unreadable_message
+from .consumer import message_in, unreadable_message
 from .errors import (
     ActorNotFound,
     DecodeError,
@@ -27,7 +27,6 @@ from .errors import (
     text_of,
 )
 from .logging import get_logger
-from .message import Message
 from .middleware import TimeLimitExceeded
 from .store import Outcome, Record
 from .store.base import CANCELLED, DEAD, RETRY, UNKNOWN_ACTOR
@@ -99,7 +98,7 @@ class Execution:
     def _decode(self) -> None:
         record = self._record
         try:
-            message = Message.decode_stored(record.body, record.encoder, record.wire)
+            message = message_in(record)
         except DecodeError as error:
             _log().error("Cannot decode the message %s: %s", record.message_id, error)
             # What its sender wrote beside the bytes is enough to tell those who wait for it.

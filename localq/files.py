@@ -1,4 +1,8 @@
-"""Files beside the database: what processes share through memory, and what is said when the system refuses one.
+"""Files beside the database: made for this user alone, and never somebody else's; what processes share through
+memory; and what is said when the system refuses one.
+
+A link is not followed: in a folder that others may write it could lead anywhere. Modes are set and not
+only asked for, since the umask may take the owner's own rights away.
 
 A page of a mapped file for which the disk has no room ends the process that touches it (SIGBUS). So these files
 have no holes: their room is allocated before they are mapped, and a full disk is an error like any other.
@@ -9,21 +13,63 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
+from pathlib import Path
 
-from .errors import StoreError
+from .errors import StoreError, UnsafeLocation
+from .locks import NO_LINK
+
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a FIFO in its place would be waited for
 
 Identity = tuple[int, int]
 """Device and number of a file: the same as long as it is the same file, whatever is in it."""
 
 
-def map_file(path: str, size: int) -> tuple[int, mmap.mmap]:
-    """Open a file for this user alone, make it where there is none, and map its first `size` bytes; returns the
-    descriptor too.
+def make_private(path: str, mode: int = 0o600) -> None:
+    """Give nobody but its owner rights on a file or a folder."""
+    if os.name == "posix" and stat.S_IMODE(os.stat(path).st_mode) != mode:
+        os.chmod(path, mode)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it that are not there, 0700 each."""
+    folder = Path(path)
+    for each in (*reversed(folder.parents), folder):
+        try:
+            each.mkdir(0o700)
+        except OSError:
+            if not each.is_dir():  # it may be there, in a folder in which nothing can be made
+                raise
+        else:
+            make_private(str(each), 0o700)
+
+
+def open_own(path: str) -> int:
+    """A descriptor of that file, which is made where there is none.
 
     Raises:
-      OSError: it cannot be opened or made, or there is no room for it.
+      OSError: there is something else in its place.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | NO_LINK | _NO_WAIT, 0o600)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(0, "it is no file", path)
+        if stat.S_IMODE(mode) != 0o600 and os.name == "posix":
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def map_file(path: str, size: int) -> tuple[int, mmap.mmap]:
+    """As `open_own`, and map its first `size` bytes, which all processes share.
+
+    Raises:
+      OSError: it cannot be opened or made, there is something else in its place, or no room for it.
+    """
+    descriptor = open_own(path)
     try:
         return descriptor, map_open_file(descriptor, size)
     except BaseException:
@@ -75,6 +121,26 @@ def is_still(path: str, known: Identity | None) -> bool:
         return identity(path) == known
     except OSError:
         return True
+
+
+def refuse_what_others_made(path: str) -> None:
+    """What lies beside the queue must be this user's own: who made it could exchange what is in it.
+
+    Root may use anybody's, and is let in where files bear other owners than their makers.
+
+    Raises:
+      UnsafeLocation: it is a link, or belongs to another user.
+    """
+    if os.name != "posix":
+        return
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        raise UnsafeLocation(f"{path!r} is a link; remove it, so that a folder can be made in its place")
+    if status.st_uid != os.geteuid() and os.geteuid() != 0:
+        raise UnsafeLocation(
+            f"{path!r} belongs to another user (number {status.st_uid}), who could replace what is in it; remove "
+            "it, or name a file in a folder of your own"
+        )
 
 
 def refused(path: str, error: OSError) -> StoreError:

@@ -10,7 +10,11 @@ the lock: let go of it there.
 
 from __future__ import annotations
 
+import os
 import sys
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""What `os.open` is told where a link must not be followed: in a folder of ours there is none."""
 
 if sys.platform == "win32":
     from filelock import lock_descriptor, unlock_descriptor

@@ -99,8 +99,8 @@ class Message(Generic[R]):
         return pipeline([self, other])
 
     def __str__(self) -> str:
-        params = [repr(arg) for arg in self.args]
-        params += [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        params = [_shown(arg) for arg in self.args]
+        params += [f"{name}={_shown(value)}" for name, value in self.kwargs.items()]
         return f"{self.actor_name}({', '.join(params)})"
 
     def asdict(self) -> dict[str, Any]:
@@ -117,6 +117,17 @@ class Message(Generic[R]):
 
     def _replace(self, **fields: Any) -> Message[R]:
         return dataclasses.replace(self, **fields)
+
+    def check(self) -> None:
+        """Refuse what no reader could make a message of.
+
+        Raises:
+          TypeError: a field is of another type than it has to be.
+        """
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                what = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+                raise TypeError(f"the {name} of a message is a {what}, not {getattr(self, name)!r}"[:300])
 
     @property
     def message_datetime(self) -> datetime:
@@ -203,6 +214,13 @@ class Message(Generic[R]):
             backend = current.get_broker().get_results_backend()
         result: R = await backend.aget_result(self, block=block, timeout=timeout)
         return result
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # the code of its class, or an int of more digits than Python shows
+        return f"<{type(value).__name__}>"
 
 
 def later_steps(message: Any) -> Iterator[Message[Any]]:

@@ -26,6 +26,20 @@ def check_queue_name(name: str) -> str:
     return name
 
 
+def check_actor_name(name: str) -> str:
+    """The name, if it can be that of an actor: any text that can be stored, and looked for.
+
+    Raises:
+      TypeError: it is no string.
+      ValueError: it has a NUL, where SQLite ends some texts, or half a character.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an actor is a string, not {name!r}")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"{name!r} is no name for an actor: it has a character that cannot be stored")
+    return name
+
+
 def q_name(queue_name: str) -> str:
     """The canonical form of any of the three.
 

@@ -281,9 +281,13 @@ class _CtrlC:
 
     def __enter__(self) -> None:
         if not self._depth:
-            self._heard = False
             # One that was there before is raised by this very call, which then changes nothing.
-            self._before = _signal.signal(signal.SIGINT, self._hear)
+            try:
+                before = _signal.signal(signal.SIGINT, self._hear)
+            except ValueError:  # of a subinterpreter, which no signal reaches
+                before = None
+            if before != self._hear:  # else another signal's handler came here between two of these lines
+                self._before = before
         self._depth += 1
 
     def _hear(self, signum: int, frame: Any) -> None:
@@ -295,7 +299,10 @@ class _CtrlC:
             _signal.signal(signal.SIGINT, self._before)
             if self._heard:
                 self._heard = False
-                signal.raise_signal(signal.SIGINT)
+                if callable(self._before):  # not once more by a signal, of which asyncio would hear twice
+                    self._before(signal.SIGINT, sys._getframe())
+                else:
+                    signal.raise_signal(signal.SIGINT)
 
 
 _ctrl_c = _CtrlC()

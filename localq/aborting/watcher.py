@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from logging import Logger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..clock import clock
 from ..errors import StoreError, StoreReplaced, text_of
@@ -83,12 +83,17 @@ class StoreWatcher(Watcher):
         events = self._broker.store.wait_events([TOPIC], after=self._heard, timeout=timeout)
         for number, event in events:
             self._heard = number
-            request = json.loads(event.data)
-            # The millisecond in which it was asked for does not count: nothing is interrupted early.
-            since = max(0, clock.wall() - request["at"] - 1)
-            if since < request["ttl"]:
-                mode, timeout = AbortMode(request["mode"]), max(0, request["timeout"] - since)
-                self._running.request(request["id"], mode, timeout=timeout, ttl=request["ttl"] - since)
+            try:
+                self._note(json.loads(event.data))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                self._logger.warning("The event %d is no abort of ours; it is passed over.", number)
+
+    def _note(self, request: dict[str, Any]) -> None:
+        # The millisecond in which it was asked for does not count: nothing is interrupted early.
+        since = max(0, clock.wall() - request["at"] - 1)
+        if since < request["ttl"]:
+            mode, timeout = AbortMode(request["mode"]), max(0, request["timeout"] - since)
+            self._running.request(request["id"], mode, timeout=timeout, ttl=request["ttl"] - since)
 
     def stop(self) -> None:
         super().stop()

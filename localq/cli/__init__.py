@@ -24,6 +24,7 @@ from .as_dramatiq import (
 )
 from .dead import dead
 from .inspect import info, status
+from .printing import printable
 from .worker import worker
 
 __all__ = ["CPUS", "HAS_WATCHDOG", "LOGFORMAT", "VERBOSITY", "import_broker", "main", "make_argument_parser"]
@@ -53,7 +54,9 @@ class CommandOrModule(click.Group):
         try:
             return super().invoke(ctx)
         except LocalqError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error)) from error
+        except UnicodeEncodeError as error:  # bytes of the shell that are no text
+            raise click.ClickException(f"{error.object!r} cannot be the name of anything here") from error
 
 
 @click.group(cls=CommandOrModule, context_settings={"help_option_names": ["-h", "--help"]})

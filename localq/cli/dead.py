@@ -12,6 +12,7 @@ import click
 from ..clock import clock
 from ..store import Record, Selection, Store
 from ..store.base import DEAD, WAITING
+from .printing import printable
 from .stores import locate, opened, store_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,8 +62,8 @@ def list_dead(
         return
     for record in letters:
         facts = _facts(record)
-        click.echo(f"{facts['message_id']}  {facts['died_at']}  {record.queue}/{record.actor}")
-        click.echo(f"    {record.reason}")
+        click.echo(printable(f"{facts['message_id']}  {facts['died_at']}  {record.queue}/{record.actor}"))
+        click.echo(f"    {printable(record.reason)}")
     if not letters:
         click.echo("No dead letters.")
     elif len(letters) == limit:
@@ -126,7 +127,10 @@ def _act(
 
 
 def _facts(record: Record) -> dict[str, Any]:
-    died_at = datetime.fromtimestamp((record.died_at or 0) / 1000).astimezone()
+    try:
+        died_at = datetime.fromtimestamp((record.died_at or 0) / 1000).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # no store wrote that
+        died_at = f"at {record.died_at}"
     return {
         "message_id": record.message_id,
         "queue": record.queue,
@@ -134,6 +138,6 @@ def _facts(record: Record) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "crashes": record.crashes,
-        "died_at": died_at.isoformat(timespec="seconds"),
+        "died_at": died_at,
         "traceback": record.traceback,
     }

@@ -12,6 +12,7 @@ import click
 from ..cells import read_death, read_running
 from ..store import Selection, Store
 from ..store.base import DEAD, DELAYED, RUNNING, STATES, WAITING
+from .printing import printable
 from .stores import locate, opened, store_options
 
 COLUMNS = (WAITING, DELAYED, RUNNING, DEAD)
@@ -30,7 +31,7 @@ def info(url: str | None, app: str | None, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<20} {value}")
+        click.echo(f"{name.replace('_', ' '):<20} {printable(value)}")
     if not facts["exists"]:
         click.echo("There is no such file yet: it is made when the first message is sent.")
 
@@ -50,13 +51,13 @@ def status(url: str | None, app: str | None, as_json: bool) -> None:
         return
     click.echo(f"{'queue':<24}" + "".join(f"{state:>12}" for state in COLUMNS))
     for queue, counts in sorted(queues.items()):
-        click.echo(f"{queue:<24}" + "".join(f"{counts.get(state, 0):>12}" for state in COLUMNS))
+        click.echo(f"{printable(queue):<24}" + "".join(f"{counts.get(state, 0):>12}" for state in COLUMNS))
     if not queues:
         click.echo("(no messages)")
     click.echo()
     for worker in workers:
         serves = ", ".join(worker["queues"]) or "all"
-        click.echo(f"worker process {worker['pid']}, queues {serves}: {_doing(worker)}")
+        click.echo(printable(f"worker process {worker['pid']}, queues {serves}: {_doing(worker)}"))
     if not workers:
         click.echo("(no workers)")
 

@@ -233,7 +233,10 @@ def _pid_file(path: str | None) -> Iterator[None]:
     file = Path(path)
     _refuse_if_in_use(file)
     try:
-        file.write_text(str(os.getpid()), "ascii")
+        # For all to read, as such files are, but for nobody else to write, whatever the umask.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with open(descriptor, "w", encoding="ascii") as opened:
+            opened.write(str(os.getpid()))
     except OSError as error:
         _fail(f"cannot write the PID file {path!r}: {error.strerror}")
     try:

@@ -251,7 +251,10 @@ class StoreBackend(ResultBackend):
     def _decode(self, data: bytes | None) -> Any:
         if data is None:
             return Missing
-        return _decoded(data, self.encoder)["result"]
+        kept = _decoded(data, self.encoder)
+        if "result" not in kept:
+            raise DecodeError(f"what is kept here is no result: it has {sorted(map(str, kept))}"[:300], data)
+        return kept["result"]
 
     def _store(self, key: str, result: Any, ttl: int) -> None:
         value = Value(key, self.encoder.encode({"result": result}), ttl)

@@ -111,4 +111,4 @@ class Results(Middleware):
     def _options(self, broker: Broker, message: Any) -> tuple[bool, int]:
         actor = broker.actors.get(message.actor_name)
         store = option("store_results", message, actor, self.store_results)
-        return store, option("result_ttl", message, actor, self.result_ttl)
+        return store, int(option("result_ttl", message, actor, self.result_ttl))

@@ -29,7 +29,7 @@ def wrap_exception(e: BaseException) -> dict[str, Any]:
 
 def is_failure(res: Any) -> bool:
     """Whether what was kept tells of a failure."""
-    return isinstance(res, dict) and res.get(KIND) == FAILURE
+    return isinstance(res, dict) and res.get(KIND) == FAILURE and isinstance(res.get("exn"), dict)
 
 
 def unwrap_result(res: Any) -> Any:
@@ -39,6 +39,6 @@ def unwrap_result(res: Any) -> Any:
       ResultFailure: it tells of a failure.
     """
     if is_failure(res):
-        kind, text = res["exn"]["type"], res["exn"]["msg"]
+        kind, text = str(res["exn"].get("type")), str(res["exn"].get("msg"))
         raise ResultFailure(f"actor raised {kind}: {text}", orig_exc_type=kind, orig_exc_msg=text)
-    return res["value"] if isinstance(res, dict) and res.get(KIND) == VALUE else res
+    return res["value"] if isinstance(res, dict) and res.get(KIND) == VALUE and "value" in res else res

@@ -62,7 +62,7 @@ def open_store(url: str) -> Store:
       BrokerError: a URL that names no store.
       StoreError: a place that cannot be used; the text says why.
     """
-    scheme, _, _ = url.partition("://")
+    scheme = url.partition("://")[0] if isinstance(url, str) else ""
     if scheme == "memory":
         return _open_memory(url)
     if scheme == "sqlite":
@@ -77,12 +77,19 @@ def sqlite_path(url: str) -> str:
     from urllib.parse import unquote  # with what it imports: dear at the start of a program
 
     path = unquote(url.removeprefix("sqlite://").partition("?")[0])
-    if not path.startswith("/") or len(path) < 2 or path == "/:memory:" or "\0" in path:
+    if not path.startswith("/") or len(path) < 2 or path == "/:memory:" or not _can_be_a_path(path):
         raise BrokerError(
             f"{url!r} names no file; write three slashes before a relative path (sqlite:///jobs.db), four "
             "before an absolute one, and memory:// for a store without a file"
         )
     return os.path.abspath(os.path.expanduser(path[1:]))
+
+
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def sqlite_url(path: str | os.PathLike[str], **options: Any) -> str:
@@ -119,13 +126,13 @@ def _options(url: str) -> dict[str, Any]:
     for name, text in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         try:
             options[name] = SQLITE_OPTIONS[name](text)
-            if SQLITE_OPTIONS[name] is int and options[name] < 0:
+            if SQLITE_OPTIONS[name] is int and not 0 <= options[name] < 2**31:  # the most that SQLite takes
                 raise ValueError
         except KeyError:
             known = ", ".join(SQLITE_OPTIONS)
             raise BrokerError(f"{url!r} has an option {name!r} that nobody knows; there are: {known}") from None
         except ValueError:
-            raise BrokerError(f"{url!r}: {name} is a number of milliseconds, not {text!r}") from None
+            raise BrokerError(f"{url!r}: {name} is a number of milliseconds, not {text[:30]!r}") from None
     if options.get("durability", "full") not in ("normal", "full"):
         raise BrokerError(f"{url!r}: durability is normal or full, not {options['durability']!r}")
     if options.get("network", "allow") not in ("allow", "refuse"):

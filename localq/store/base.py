@@ -106,6 +106,8 @@ class Record:
     died_at: int | None = None
     traceback: str | None = None
     """Where it failed when it died, or was when its process last crashed."""
+    flaw: str | None = None
+    """What is wrong with it, if somebody else than a store has written it: it cannot be run."""
 
 
 @dataclass(slots=True)

@@ -20,13 +20,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import stat
 import threading
 from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from ..clock import Deadline
-from ..files import map_file, refused
-from ..locks import try_lock
+from ..files import make_private, map_file, open_own, refused
+from ..locks import NO_LINK, try_lock
 from ..threading import shielded
 
 SLOTS = 512
@@ -81,7 +82,7 @@ class Bells:
     def __init__(self, folder: str, changed: Callable[[], Callable[[], bool]]) -> None:
         self._folder = folder
         self._changed = changed
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may find its own thread inside
         self._free: list[Sleeper] = []
         self._busy: set[Sleeper] = set()
         self._table = _Table(os.path.join(folder, "table")) if _has_fifo else None
@@ -156,20 +157,20 @@ class Bells:
 
     def _make(self) -> Sleeper:
         if self._table is not None:
-            with contextlib.suppress(OSError):  # no room on the disk, no right, no descriptor left
+            with contextlib.suppress(OSError):  # no right, no descriptor left
                 for slot in range(SLOTS):
                     lock = _lock_file(self._path(slot) + ".lock")
-                    if lock is not None:
-                        return self._make_in(slot, lock)
+                    if lock is not None and (sleeper := self._make_in(slot, lock)) is not None:
+                        return sleeper
         return _NappingSleeper(self._changed())
 
-    def _make_in(self, slot: int, lock: int) -> Sleeper:
+    def _make_in(self, slot: int, lock: int) -> Sleeper | None:
         assert self._table is not None
         try:
             return _FifoSleeper(self._table, slot, self._path(slot), lock)
-        except BaseException:
+        except OSError:  # no room on the disk, or something else is in the place of its FIFO
             os.close(lock)
-            raise
+            return None
 
     def close(self) -> None:
         """Let go of all files. Nobody of this process sleeps any more."""
@@ -184,7 +185,7 @@ class Bells:
 
     def forget_in_child(self) -> None:
         """After a fork, in the child: the slots are the parent's, and so are their locks."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for sleeper in (*self._free, *self._busy):
             if isinstance(sleeper, _FifoSleeper):
                 sleeper.let_go()
@@ -230,17 +231,31 @@ class _Table:
 
 
 def _lock_file(path: str) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = open_own(path)
+    except OSError:  # there is something else in its place, or no descriptor left
+        return None
     if try_lock(descriptor):
         return descriptor
     os.close(descriptor)
     return None
 
 
+def _open_fifo(path: str) -> int:
+    """A FIFO, open for both ends, so that it never reports that the last writer has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISFIFO(os.lstat(path).st_mode):
+            os.unlink(path)  # a file, say, would be ready to be read all the time
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+        make_private(path)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | NO_LINK)
+
+
 def _write_byte(path: str) -> int:
     """Ring; say whether somebody is there to hear it (1) or not (0)."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | NO_LINK)
     except OSError:  # its owner is dead (ENXIO), or gone with its folder
         return 0
     try:
@@ -257,10 +272,7 @@ def _write_byte(path: str) -> int:
 class _FifoSleeper(Sleeper):
     def __init__(self, table: _Table, slot: int, path: str, lock: int) -> None:
         self._table, self._slot, self._lock = table, slot, lock
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        # Open for both ends, so that it never reports that the last writer has gone.
-        self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fifo = _open_fifo(path)
         self._poll = select.poll()
         self._poll.register(self._fifo, select.POLLIN)
         self.withdraw()  # the slot may be that of a sleeper that died

@@ -17,11 +17,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from ..errors import StoreCorrupt, StoreError, StoreReplaced, UnsafeLocation
-from ..files import Identity, identity, is_still, refused
+from ..files import (
+    Identity,
+    identity,
+    is_still,
+    make_private,
+    refuse_what_others_made,
+    refused,
+)
 from ..late_imports import import_all_before_fork
 from .gate import Gate
 from .leftovers import Leftovers, emptied, size_of
@@ -191,8 +199,9 @@ class Database:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute
+        connection.text_factory = _text
         is_new = self._is_new(connection)  # or it is refused, before anything of it is touched
-        _make_private(self.path)
+        make_private(self.path)
         if is_new:
             execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -313,6 +322,8 @@ def _prepare_folder(path: str, side: str, on_network: bool) -> None:
         raise StoreError(f"the folder {folder!r} of {path!r} does not exist; make it, or name another")
     if os.path.isdir(path):
         raise StoreError(f"{path!r} is a folder; name a file in it, such as {os.path.join(path, 'jobs.db')!r}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise StoreError(f"{path!r} is no file, but a device, a pipe or a socket; name another")
     mode = os.stat(folder).st_mode
     if os.name == "posix" and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise UnsafeLocation(
@@ -326,12 +337,21 @@ def _prepare_folder(path: str, side: str, on_network: bool) -> None:
             "is the only machine that uses it and you know that they hold, add ?network=allow to the URL"
         )
     try:
+        if os.path.exists(path):
+            refuse_what_others_made(path)
         for sub in (side, *(os.path.join(side, name) for name in ("bells", "workers", "holders"))):
-            Path(sub).mkdir(mode=0o700, exist_ok=True)
-            if os.stat(sub).st_mode & 0o077 and os.name == "posix":
-                os.chmod(sub, 0o700)
+            _make_own_folder(sub)
     except OSError as error:
         raise refused(folder, error) from error
+
+
+def _make_own_folder(path: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    refuse_what_others_made(path)
+    if not os.path.isdir(path):
+        raise StoreError(f"{path!r} is in the way of a folder for locks and bells; move it elsewhere")
+    make_private(path, 0o700)
 
 
 def _create(path: str) -> bool:
@@ -341,12 +361,14 @@ def _create(path: str) -> bool:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return False
+    make_private(path)
     return True
 
 
-def _make_private(path: str) -> None:
-    if os.name == "posix" and os.stat(path).st_mode & 0o077:
-        os.chmod(path, 0o600)
+def _text(raw: bytes) -> str:
+    # Whoever writes into the file by other means may leave what is no text: it must not keep others from
+    # reading the rest.
+    return raw.decode("utf-8", "backslashreplace")
 
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()

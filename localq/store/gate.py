@@ -66,6 +66,9 @@ class Patience:
         waited = self._all - self._left
         self._nap = min(self._nap * 1.5, max(longest, waited / 100), LONGEST_NAP_OF_ALL)
 
+FARTHEST = 2**62
+"""No position comes near to it, in microseconds: what is beyond is damage, and is not counted on from."""
+
 
 class Gate:
     """A lock between all threads and processes that write to one file.
@@ -179,7 +182,8 @@ class Gate:
         """
         words = self._words
         assert words is not None
-        first = max(now * 1000, words[_POSITION] + 1)
+        last = words[_POSITION]
+        first = max(now * 1000, last + 1 if last < FARTHEST else 0)
         words[_POSITION] = first + count - 1
         return first
 

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from uuid import uuid4
 
-from ..errors import StoreError
+from ..files import make_private, refused
 from ..locks import try_lock
 
 
@@ -41,11 +41,11 @@ class Holder:
 
     def _make(self) -> int:
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            make_private(self.path)
+            return descriptor
         except OSError as error:
-            raise StoreError(
-                f"cannot make {self.path!r} ({error.strerror}); look at the folder's rights and at the disk"
-            ) from error
+            raise refused(self.path, error) from error
 
     @property
     def is_ours(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -11,6 +10,7 @@ from . import statements as sql
 from .base import Count, Event, Record, Schedule, Value
 from .bell import WANTS_EVENT, WANTS_VALUE, Bells, Place, mask
 from .places import PlacesSQLite
+from .rows import whole
 
 SAFETY_LOOK = 1000
 """Milliseconds after which a sleeper looks again: whoever set its value may have died before it rang."""
@@ -110,9 +110,9 @@ class KeyedSQLite(PlacesSQLite):
         *,
         now: int,
     ) -> bool:
-        wanted = json.dumps(list(keys()))  # the caller's code, so not inside the transaction
+        wanted = list(keys())  # the caller's code, so not inside the transaction
         with self.database.write as connection:
-            (total,) = connection.execute(sql.SUM_COUNTERS, (wanted, now)).fetchone()
+            (total,) = connection.execute(sql.sum_counters(len(wanted)), (*wanted, now)).fetchone()
             value = _counter(connection, key, now) + amount
             if total + amount > maximum or value > maximum:
                 return False
@@ -158,7 +158,7 @@ class KeyedSQLite(PlacesSQLite):
     def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:
         with self.database.read as connection:
             if topics:
-                rows = connection.execute(sql.EVENTS_OF, (json.dumps(list(topics)), after, limit))
+                rows = connection.execute(sql.events_of(len(topics)), (*topics, after, limit))
             else:
                 rows = connection.execute(sql.EVENTS, (after, limit))
             return [(sequence, Event(topic, data)) for sequence, topic, data in rows.fetchall()]
@@ -187,7 +187,7 @@ class KeyedSQLite(PlacesSQLite):
 
 def _counter(connection: sqlite3.Connection, key: str, now: int) -> int:
     row = connection.execute(sql.GET_COUNTER, (key, now)).fetchone()
-    return 0 if row is None else row[0]
+    return 0 if row is None else whole(row[0])
 
 
 def _set_counter(connection: sqlite3.Connection, key: str, value: int, until: int) -> bool:

@@ -318,7 +318,7 @@ class MemoryStore(KeyedMemory):
         self._enter(record)
 
     def _has_found_its_actor(self, outcome: Outcome) -> bool:
-        unknown = outcome.kind == DEAD and (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:")
+        unknown = outcome.kind == DEAD and outcome.reason == f"{UNKNOWN_ACTOR}: {outcome.record.actor}"
         return unknown and any(outcome.record.actor in worker.actors for worker in self._workers.values())
 
     def _move(self, records: Sequence[Record], state: str, now: int) -> None:

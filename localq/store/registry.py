@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from ..cells import CRASHED, DOOMED, Death, read_death, remove_stray
 from . import statements as sql
 from .base import WAITING, Record, WorkerRecord
 from .keyed import KeyedSQLite
-from .rows import record_of
+from .rows import record_of, whole
 
 ABORTED = "Abort: its process was killed"
 TOO_LONG = "TimeLimitExceeded: its process was killed, since it did not end by itself"
@@ -45,6 +47,8 @@ class RegistrySQLite(KeyedSQLite):
 
     def worker_path(self, name: str) -> str:
         """The file whose lock says that the worker of that name lives."""
+        if not _PLAIN_NAME.fullmatch(name):  # it would lead out of the folder: there is no such worker
+            name = "no worker"
         return os.path.join(self.database.side, "workers", name)
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
@@ -73,7 +77,7 @@ class RegistrySQLite(KeyedSQLite):
                 return 0  # another one reaped it first
             charged = self._charge(connection, worker.id, death, max_crashes)
             given = connection.execute(sql.GIVE_BACK, (json.dumps(charged), worker.id)).fetchall()
-        with suppress(OSError):  # gone, or not to be removed now
+        with suppress(OSError):  # it is gone, or was never a file
             os.unlink(self.worker_path(worker.name))
         for (queue,) in given:
             self.bells.ring(queue)
@@ -108,9 +112,22 @@ class RegistrySQLite(KeyedSQLite):
         with self.database.read as connection:
             rows = connection.execute(sql.WORKERS).fetchall()
         return [
-            WorkerRecord(name, pid, json.loads(queues), json.loads(actors), *rest)
-            for name, pid, queues, actors, *rest in rows
-        ]
+            WorkerRecord(str(name), whole(pid), _names_in(queues), _names_in(actors), whole(threads), str(pool),
+                         whole(joined_at), number)
+            for name, pid, queues, actors, threads, pool, joined_at, number in rows
+        ]  # fmt: skip
+
+
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]{0,99}")
+
+
+def _names_in(text: Any) -> list[str]:
+    """The strings in a JSON list; none where it is no such thing."""
+    try:
+        names = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def describe_end(status: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import StoreError
 from .base import CANCELLED, DEAD, DELAYED, WAITING, Record, Selection
+from .statements import COLUMNS
 
 INLINE = 2000
 """Bytes of a body that its row still holds; larger ones lie apart."""
@@ -34,7 +35,54 @@ def row_of(record: Record, position: int, now: int) -> tuple[Any, ...]:
 
 
 def record_of(row: Sequence[Any]) -> Record:
-    return Record(*row)
+    """The record in a row of all `COLUMNS`.
+
+    SQLite keeps any value in any column. What a store never wrote there is left out, and the record
+    says so by its `flaw`.
+    """
+    if tuple(map(type, row)) in _sound:
+        return Record(*row)
+    values = list(row)
+    wrong = [place for place, value in enumerate(row) if not isinstance(value, _TYPES[place])]
+    for place in wrong:
+        values[place] = _instead_of(row[place], _TYPES[place])
+    record = Record(*values)
+    if wrong:
+        fields = ", ".join(f"{_NAMES[place]} is a {type(row[place]).__name__}" for place in wrong)
+        record.flaw = f"its row is damaged: {fields}"
+    elif len(_sound) < 100:
+        _sound.add(tuple(map(type, row)))
+    return record
+
+
+_NAMES = COLUMNS.split(", ")
+_OPTIONAL = {"eta", "owner", "claimed_at", "died_at"}
+_TYPES: list[tuple[type, ...]] = [
+    (bytes, type(None)) if name == "body"
+    else (str, type(None)) if name in ("root", "unique_key", "verdict", "reason", "traceback")
+    else (str,) if name in ("message_id", "queue", "actor", "encoder", "lane", "state")
+    else (int, type(None)) if name in _OPTIONAL
+    else (int,)
+    for name in _NAMES
+]  # fmt: skip
+_sound: set[tuple[type, ...]] = set()
+"""Types of rows that were found to be in order: there are only a few."""
+
+
+def _instead_of(value: Any, kinds: tuple[type, ...]) -> Any:
+    if type(None) in kinds:
+        return b"" if bytes in kinds else None
+    return text(value) if str in kinds else whole(value)
+
+
+def text(value: Any) -> str:
+    """What should be a text, as one that can be shown."""
+    return value if isinstance(value, str) else ascii(value)[:100]
+
+
+def whole(value: Any) -> int:
+    """What should be a whole number; 0 where it is none."""
+    return value if isinstance(value, int) else 0
 
 
 def moved_row(record: Record, state: str, position: int, now: int) -> tuple[Any, ...]:

@@ -136,7 +136,7 @@ def check(given: Iterable[Any]) -> None:
         for name, shape in _SHAPES[type(each)].items():
             value = getattr(each, name)
             if not isinstance(value, shape):
-                raise StoreError(
+                raise TypeError(
                     f"{type(each).__name__}.{name} is of type {type(value).__name__}, which no "
                     "store can keep there; encode the message before it is put"
                 )

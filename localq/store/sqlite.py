@@ -45,7 +45,7 @@ from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
 from .leftovers import size_of
 from .registry import RegistrySQLite
-from .rows import INLINE, moved_row, place_of, record_of, row_of, where
+from .rows import INLINE, moved_row, place_of, record_of, row_of, text, where
 from .wal import LARGE, WriteAheadLog
 
 FULL = 1
@@ -239,7 +239,8 @@ class SQLiteStore(RegistrySQLite):
     def _or_release(self, connection: sqlite3.Connection, outcome: Outcome) -> Outcome:
         """The outcome; or a release, if the message is to be buried for an unknown actor, and a worker
         that knows it has just joined: that one looked for dead letters before this was one."""
-        if outcome.kind != DEAD or not (outcome.reason or "").startswith(f"{UNKNOWN_ACTOR}:"):
+        # Not for an actor that is only in the body: the row's own may be known, and again, without end.
+        if outcome.kind != DEAD or outcome.reason != f"{UNKNOWN_ACTOR}: {outcome.record.actor}":
             return outcome
         (known,) = connection.execute(sql.DECLARED, (outcome.record.actor,)).fetchone()
         return Outcome(outcome.record, RELEASE) if known else outcome
@@ -280,7 +281,10 @@ class SQLiteStore(RegistrySQLite):
         records = [record_of(row) for row in rows]
         for record in records:
             if record.body is None:
-                (record.body,) = connection.execute(sql.SELECT_PAYLOAD, (record.sequence,)).fetchone()
+                (body,) = connection.execute(sql.SELECT_PAYLOAD, (record.sequence,)).fetchone() or (None,)
+                record.body = body if isinstance(body, bytes) else b""
+                if body is not record.body:
+                    record.flaw = record.flaw or "its row is damaged: its body is missing"
         return records
 
     def wait(
@@ -328,7 +332,7 @@ class SQLiteStore(RegistrySQLite):
             rows = connection.execute(sql.COUNTS).fetchall()
         counts: dict[str, dict[str, int]] = {}
         for queue, state, count in rows:
-            of_queue = counts.setdefault(queue, {})
+            of_queue = counts.setdefault(text(queue), {})
             of_queue[state] = of_queue.get(state, 0) + count
         return counts
 
@@ -377,9 +381,9 @@ class SQLiteStore(RegistrySQLite):
 
     def sweep(self, *, now: int) -> int:
         values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": self._batch}
-        swept = 0
         with self.database.write as connection:
             started = clock.monotonic()
+            swept = connection.execute(sql.BURY_NOBODYS, values).rowcount
             for statement, places in sql.SWEEP:
                 keys = _light_enough(connection.execute(statement, values).fetchall())
                 for table, column in places if keys else ():

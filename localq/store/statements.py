@@ -184,9 +184,14 @@ ON CONFLICT (key) DO UPDATE SET
   value = CASE WHEN expires_at > :now THEN value ELSE 0 END + :amount,
   expires_at = CASE WHEN expires_at > :now THEN expires_at ELSE :until END
 RETURNING value"""
-SUM_COUNTERS = """
-SELECT coalesce(sum(value), 0) FROM counter
-WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?"""
+
+
+# Marks, not a list in JSON as elsewhere: users choose the keys, and SQLite's JSON ends a text at a NUL.
+@lru_cache(maxsize=64)
+def sum_counters(count: int) -> str:
+    """What so many counters come to."""
+    return f"SELECT coalesce(sum(value), 0) FROM counter WHERE key IN ({_marks(count)}) AND expires_at > ?"
+
 
 HOLD = """
 INSERT INTO hold (key, holder, amount)
@@ -200,14 +205,38 @@ FORGET_HOLDER = "DELETE FROM hold WHERE holder = ?"
 
 PUT_EVENT = "INSERT INTO event (topic, data, expires_at) VALUES (?, ?, ?)"
 EVENTS = "SELECT sequence, topic, data FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?"
-EVENTS_OF = """
+
+
+@lru_cache(maxsize=64)
+def events_of(topics: int) -> str:
+    """What happened of so many topics."""
+    return f"""
 SELECT sequence, topic, data FROM event
-WHERE topic IN (SELECT value FROM json_each(?)) AND sequence > ? ORDER BY sequence LIMIT ?"""
+WHERE topic IN ({_marks(topics)}) AND sequence > ? ORDER BY sequence LIMIT ?"""
+
 
 PUT_SCHEDULE = "INSERT OR REPLACE INTO schedule (name, due_at, body) VALUES (?, ?, ?)"
 DUE_SCHEDULES = "SELECT name, due_at, body FROM schedule WHERE due_at <= ? ORDER BY due_at, name"
 ADVANCE_SCHEDULE = "UPDATE schedule SET due_at = ? WHERE name = ? AND due_at = ?"
 DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
+
+# What no store has written, and nobody would ever claim or finish: SQLite puts blobs behind all texts,
+# and texts behind all numbers.
+_NOBODYS = """
+SELECT sequence FROM message INDEXED BY waiting WHERE state = 'waiting' AND lane < 'alone' UNION ALL
+SELECT sequence FROM message INDEXED BY waiting
+WHERE state = 'waiting' AND lane > 'alone' AND lane < 'thread' UNION ALL
+SELECT sequence FROM message INDEXED BY waiting WHERE state = 'waiting' AND lane > 'thread' UNION ALL
+SELECT sequence FROM message INDEXED BY waiting
+WHERE state = 'waiting' AND lane IN ('alone', 'thread') AND queue >= x'' UNION ALL
+SELECT sequence FROM message INDEXED BY delayed WHERE state = 'delayed' AND queue >= x'' UNION ALL
+SELECT sequence FROM message INDEXED BY running WHERE state = 'running' AND owner IS NULL UNION ALL
+SELECT sequence FROM message INDEXED BY running WHERE state = 'running' AND owner >= ''
+LIMIT :batch"""
+
+BURY_NOBODYS = f"""
+UPDATE message SET state = 'dead', reason = 'DecodeError: its row is damaged: nobody can claim it',
+                   died_at = :now, owner = NULL WHERE sequence IN ({_NOBODYS})"""
 
 # -- what has expired: how to find it (at what size, since what is large lies on many pages), and where
 

@@ -28,11 +28,12 @@ class FairLock:
     """A lock whose holder cannot take it again before those who wait for it.
 
     Python's own goes to whoever asks at the right moment: a thread that reads in a loop would keep
-    all others out for seconds. So who waits for the lock stands in a doorway that is as narrow.
+    all others out for seconds. So who waits for the lock stands in a doorway that is as narrow. A
+    signal handler may find its own thread in there, so that one must be let in again.
     """
 
     def __init__(self) -> None:
-        self._doorway = threading.Lock()
+        self._doorway = threading.RLock()
         self._lock = threading.RLock()
         self.release = self._lock.release
         self.is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
@@ -51,20 +52,46 @@ class FairLock:
         self.release()
 
 
+WAY_OUT = 12
+"""Frames of the stack that leaving a transaction may take, and then some."""
+PATIENCE = 1000
+"""How often the way out is tried again where there is no memory for it."""
+
+
+def _reserve_stack(frames: int = WAY_OUT) -> None:
+    """Raise RecursionError here, where nothing is held yet, rather than on the way out."""
+    if frames:
+        _reserve_stack(frames - 1)
+
+
 class Read:
     """The connection, for reading: every statement is a transaction of its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._is_open = False
+
+    def refuse_to_nest(self) -> None:
+        """In a signal handler that has interrupted a read of its own thread: SQLite would show it what was
+        there when that read began, however long it waits, and let it write nothing."""
+        if self._is_open and self._database.lock.is_owned():
+            raise StoreError(
+                "the store is in the middle of a read on this same thread: a signal handler must not use it; "
+                "set a flag there and act on it later"
+            )
 
     def __enter__(self) -> sqlite3.Connection:
         database = self._database
+        _reserve_stack()
+        self.refuse_to_nest()
         shielded().__enter__()
         database.lock.acquire()
         try:
             while database.open_connection is None:  # again, if somebody closed it in between
                 self._open()
-            return database.connection()
+            connection = database.connection()
+            self._is_open = True
+            return connection
         except BaseException as error:
             self._leave(error)
             raise
@@ -89,6 +116,7 @@ class Read:
         self._leave(exc)
 
     def _leave(self, error: BaseException | None) -> None:
+        self._is_open = False
         self._database.lock.release()
         try:
             if isinstance(error, sqlite3.Error):
@@ -100,14 +128,17 @@ class Read:
 class Write:
     """The connection inside the gate, in one transaction that commits at the end of the block.
 
-    A Ctrl-C may be raised on any line of it, and a gate that stayed shut would stop all others:
-    each way out goes through `_let_go`, which can be called again where it was interrupted.
+    A Ctrl-C may be raised on any line of it, as may a MemoryError or what somebody ends this thread
+    by, and a gate that stayed shut would stop all others: each way out goes through `_let_go`, which
+    can be called again where it was interrupted.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
+        _reserve_stack()
+        self._database.read.refuse_to_nest()
         shielded().__enter__()
         inside_already = self._database.gate.is_inside  # in a signal handler: what is refused must not be undone
         try:
@@ -161,14 +192,19 @@ class Write:
     def _leave(self, failure: BaseException | None, entered: bool) -> None:
         """Let go of all; raise what SQLite said in our words, or a Ctrl-C that came meanwhile."""
         late: BaseException | None = None
+        patience = PATIENCE
         while entered:
             try:
                 if failure is not None and is_lasting(failure) and self._database.lock.is_owned():
                     self._database.close_connection()
                 self._let_go()
                 break
-            except KeyboardInterrupt as interrupt:
+            except BaseException as interrupt:
                 late = interrupt
+                if isinstance(interrupt, Exception):
+                    patience -= 1
+                    if not patience or not isinstance(interrupt, MemoryError):
+                        raise
         shielded().__exit__(None, failure or late, None)
         if isinstance(failure, sqlite3.Error):
             raise translate(failure, self._database.path, self._database.busy_timeout) from failure
@@ -203,9 +239,12 @@ def is_lasting(error: BaseException) -> bool:
     )
 
 
-def translate(error: sqlite3.Error, path: str, busy_timeout: float = 0) -> StoreError:
-    """The `StoreError` that says what is wrong with the file, and what to do."""
+def translate(error: sqlite3.Error, path: str, busy_timeout: float = 0) -> Exception:
+    """The `StoreError` that says what is wrong with the file, and what to do; or a ValueError where it is
+    what should have been written that no file could keep."""
     text = str(error)
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)) or "binding" in text:
+        return ValueError(f"{path!r} cannot keep this: {text}")
     if "not a database" in text:
         return StoreCorrupt(
             f"{path!r} is not an SQLite database; nothing was written; name another file, or, if it was a queue "
