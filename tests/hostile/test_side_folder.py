@@ -13,7 +13,7 @@ import pytest
 
 import localq
 from localq.brokers import SQLiteBroker
-from localq.cells import Cells, has_run, is_overdue, read_death, read_running, write_end
+from localq.cells import Cells, doom, has_run, read_death, read_running, read_stack, write_end
 from localq.errors import StoreError, UnsafeLocation
 from localq.store import Record, open_store, sqlite_url
 from localq.store.sqlite import SQLiteStore
@@ -137,14 +137,14 @@ def test_what_is_in_the_place_of_cells_is_a_dead_worker(queue: Queue, be_odd: Ca
     be_odd(queue.side / "workers" / "odd")
     cells = str(queue.side / "workers" / "odd")
     assert isinstance(read_running(cells), list)
-    has_run(cells), is_overdue(cells), write_end(cells, 1, -9)
+    has_run(cells), read_stack(cells), doom(cells, 1, 1, 1), write_end(cells, 1, -9)
     queue.work(lambda: len(queue.broker.store.workers()) == 1)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 100, 127, 128, 129, 190])
 def test_cells_that_were_cut_off_are_read_as_far_as_they_go(path: Path, size: int) -> None:
     cells = Cells(str(path), 2)
-    cells.enter(0, 5, 1)
+    cells.of_thread(0).enter(5, 1)
     raw = path.read_bytes()
     cells.close()
     path.write_bytes(raw[:size])

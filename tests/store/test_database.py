@@ -25,6 +25,7 @@ from localq.store.base import DEAD_LETTER_TTL, HELD, RELEASE, RETRY, WAITING
 from localq.store.sqlite import SQLiteStore
 
 from .contract import EVERYTHING, HOUR, dead, done, ids, message, promptly, take
+from .older import UNDO, make_older
 
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -314,21 +315,12 @@ def test_an_older_file_becomes_one_of_the_newest_schema(
     assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
 
 
-UNDO = {
-    2: "DROP TABLE hold; DROP INDEX cancelled; ALTER TABLE message DROP COLUMN traceback",
-    1: "DROP INDEX value_of_the_dead; ALTER TABLE value DROP COLUMN until_revived",
-}
-"""By version: what makes a file of it of one of the next."""
-
-
 @pytest.mark.parametrize("version", sorted(UNDO))
 def test_a_file_of_an_earlier_schema_keeps_what_is_in_it(path: str, open_at: Open, version: int) -> None:
     make_old_queue(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as older:
         older.execute("INSERT INTO value (key, data, expires_at) VALUES ('k', x'31', ?)", (NOW + 1,))
-        for undone in range(database.SCHEMA_VERSION - 1, version - 1, -1):
-            older.executescript(UNDO[undone])
-        older.execute(f"PRAGMA user_version = {version}")
+    make_older(path, version)
     store = open_at()
     assert ids(take(store, 1, NOW, limit=9)) == ["m0", "m1", "m2"]
     assert store.get_value("k", now=NOW) == b"1"

@@ -156,7 +156,7 @@ def open_where_it_is_full(path: str, connection: Connection) -> None:
         store = SQLiteStore(path)
         put(store, "stored")
         store.wait(["other"], now=NOW, timeout=1)
-        Cells(store.worker_path(str(os.getpid())), 100).enter(99, 1, 1)
+        Cells(store.worker_path(str(os.getpid())), 100).of_thread(99).enter(1, 1)
         connection.send("used")
     except StoreError as error:
         connection.send(str(error))

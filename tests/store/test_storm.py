@@ -22,6 +22,7 @@ from localq.store import Value, database
 from localq.store.sqlite import SQLiteStore
 
 from .contract import EVERYTHING, done, ids, message, take
+from .older import make_older
 
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -145,10 +146,7 @@ def of_schema_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.put([message(f"m{n}", body=bytes(300)) for n in range(500)], now=NOW)
     store.set_values([Value(f"k{n}", b"1", 10**9) for n in range(2000)], now=NOW)
     store.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as older:
-        older.executescript(
-            "DROP INDEX value_of_the_dead; ALTER TABLE value DROP COLUMN until_revived; PRAGMA user_version = 1"
-        )
+    make_older(path, 1)
     return folder
 
 
