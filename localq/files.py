@@ -102,6 +102,14 @@ def _allocate(descriptor: int, size: int) -> None:
         missing -= os.write(descriptor, bytes(missing))
 
 
+def names_in(folder: str) -> list[str]:
+    """What is in the folder, as far as this user may see it."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def identity(path: str) -> Identity | None:
     """Which file is there; None if there is none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..cells import has_run
 from ..clock import clock
 from .worker_process import WorkerProcess
 
@@ -12,6 +13,13 @@ PATIENCE = 3
 FIRST_BACKOFF, LONGEST_BACKOFF = 500, 30_000
 LONGEST_SERIES = 8
 """How many of such deaths in a row, of each process of a pool, leave no hope."""
+
+
+def does_well(worker: WorkerProcess) -> bool:
+    """Whether it has run a message, or has been ready for long."""
+    if worker.has_run or (worker.cells and has_run(worker.cells)):
+        return True
+    return worker.ready_at is not None and clock.monotonic() - worker.ready_at > SHORT_LIFE
 
 
 class Series:
@@ -38,11 +46,10 @@ class Series:
         """Milliseconds until the process that died is to be replaced."""
         # Who dies of its messages is replaced at once: the messages are charged, and there is an end
         # to that. Who dies without having run any would die again and again.
-        ready_at = worker.ready_at
-        if worker.has_run or (ready_at is not None and clock.monotonic() - ready_at > SHORT_LIFE):
+        if does_well(worker):
             self.end()
             return 0
         self.deaths += 1
-        patience = PATIENCE if ready_at is not None else 0
+        patience = PATIENCE if worker.ready_at is not None else 0
         rounds = (self.deaths - 1) // self._processes - patience
         return 0 if rounds < 0 else int(min(FIRST_BACKOFF * 2 ** min(rounds, 10), LONGEST_BACKOFF))

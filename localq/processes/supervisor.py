@@ -25,7 +25,7 @@ from .config import PoolConfig
 from .forks import run_fork
 from .launch import OUR_SIGNALS, REAP, STOP, Pipes, keep_from_children, launch
 from .logs import set_up_logging
-from .series import Series
+from .series import Series, does_well
 from .watch import Watcher
 from .worker_process import WorkerProcess, described
 
@@ -264,7 +264,7 @@ class Supervisor:
 
     def _may_become_better(self) -> bool:
         """Whether somebody works at the sources, or another process of the pool does well."""
-        return self._watcher is not None or any(worker.ready_at is not None for worker in self._workers.values())
+        return self._watcher is not None or any(map(does_well, self._workers.values()))
 
     def _start_what_is_due(self) -> None:
         for slot, deadline in list(self._due.items()):

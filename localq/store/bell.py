@@ -128,10 +128,11 @@ class Bells:
             return
         for slot, state in enumerate(table.states[:SLOTS]):
             if state != AWAKE[0]:
-                lock = _lock_file(self._path(slot) + ".lock")
-                if lock is not None:
-                    table.states[slot] = AWAKE[0]
-                    os.close(lock)
+                with contextlib.suppress(OSError):  # no right now, or no descriptor left
+                    lock = _lock_file(self._path(slot) + ".lock")
+                    if lock is not None:
+                        table.states[slot] = AWAKE[0]
+                        os.close(lock)
 
     def borrow(self) -> Sleeper:
         """A place to sleep, to be given back."""

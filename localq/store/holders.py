@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from uuid import uuid4
 
-from ..files import make_private, refused
+from ..files import make_private, names_in, refused
 from ..locks import try_lock
 
 
@@ -93,8 +93,4 @@ def is_dead(path: str) -> bool:
 
 def dead_in(folder: str) -> list[str]:
     """The files in the folder whose processes seem to have ended."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    return [path for name in names if is_dead(path := os.path.join(folder, name))]
+    return [path for name in names_in(folder) if is_dead(path := os.path.join(folder, name))]

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..cells import CRASHED, DOOMED, Death, read_death, remove_stray
+from ..files import names_in
 from . import statements as sql
 from .base import WAITING, Record, WorkerRecord
 from .keyed import KeyedSQLite
@@ -49,13 +50,15 @@ class RegistrySQLite(KeyedSQLite):
         """The file whose lock says that the worker of that name lives."""
         if not _PLAIN_NAME.fullmatch(name):  # it would lead out of the folder: there is no such worker
             name = "no worker"
-        return os.path.join(self.database.side, "workers", name)
+        return os.path.join(self._workers_folder, name)
+
+    @property
+    def _workers_folder(self) -> str:
+        return os.path.join(self.database.side, "workers")
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
         self.database.look_at_next_use()
-        files: list[str] = []
-        with suppress(OSError):  # of what that means, the next line tells
-            files = os.listdir(self.worker_path(""))  # before the workers: who joins has its file
+        files = names_in(self._workers_folder)  # before the workers: who joins has its file
         workers = self.workers()
         self.bells.forget_the_dead()
         given = 0

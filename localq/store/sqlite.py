@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..clock import Deadline, clock
-from ..errors import StoreBusy, StoreError
+from ..errors import StoreBusy, StoreError, StoreReplaced
 from ..logging import get_logger
 from ..threading import Interrupt
 from . import statements as sql
@@ -460,6 +460,8 @@ class SQLiteStore(RegistrySQLite):
                 self._wal.cut()
             except StoreBusy:
                 raise
+            except StoreReplaced:
+                pass  # there is no log of ours any more
             except StoreError as error:  # the file is closed all the same
                 _logger.warning("The write-ahead log stays as it is: %s", error)
 

@@ -191,7 +191,8 @@ def test_of_those_that_ran_beside_a_crash_only_the_culprit_is_buried(lab: Lab) -
     assert lab.failure(culprit).orig_exc_type == "WorkerCrashed"
     record = lab.wait_until_dead(culprit)
     assert record.crashes == 3
-    assert record.reason == "WorkerCrashed: its process was killed by signal 9 (SIGKILL)"
+    assert record.reason is not None
+    assert record.reason.startswith("WorkerCrashed: its process was killed by signal 9 (SIGKILL)")
     assert [lab.result(message) for message in innocent] == names(20)
 
     lab.wait_until_done()

@@ -142,7 +142,22 @@ runpy.run_module("localq", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("what", ["jobs.db", "jobs.db.localq", ""])
+def test_a_right_on_our_own_folder_that_is_lost_under_a_pool_is_restored(lab: Lab) -> None:
+    (lab.folder / "queue").mkdir(mode=0o700)
+    use(lab, lab.folder / "queue" / "jobs.db")
+    pool = lab.start_python("-c", WITHOUT_POWERS, "tasks", "-p", "1").wait_until_up()
+    (first,) = lab.wait_for_workers(1)
+    side = lab.folder / "queue" / "jobs.db.localq"
+    side.chmod(0)
+    assert lab.result(lab.send("add", 1, 2)) == 3, "who has it open goes on"
+    lab.kill(first)
+    wait_until(lambda: side.stat().st_mode & 0o777 == 0o700, why="who comes in its place restores it")
+    lab.wait_for_workers(1, without=[first])
+    assert lab.result(lab.send("add", 3, 4)) == 7
+    pool.stop()
+
+
+@pytest.mark.parametrize("what", ["jobs.db", ""])
 def test_a_right_that_is_lost_under_a_pool_is_told_and_taken_up_again(lab: Lab, what: str) -> None:
     (lab.folder / "queue").mkdir(mode=0o700)
     use(lab, lab.folder / "queue" / "jobs.db")
