@@ -38,7 +38,7 @@ BURST_WORK = 4.0
 OVERRUN = 20.0
 """Milliseconds after which a running message is not what its burst bet on."""
 
-LONG_SLEEP = 5_000
+LONG_SLEEP = 10_000
 """Milliseconds that an idle thread sleeps if no bell rings. The housekeeper looks every second; but the bell may
 have rung for a process that is stopped, and that may be the housekeeper itself."""
 FIRST_PAUSE = 0.1
