@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import BrokerError
+from ..errors import BrokerError, StoreError
 from .base import (
     Claim,
     Count,
@@ -48,6 +48,7 @@ SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int, "
 
 _files: dict[tuple[int, int], SQLiteStore] = {}
 _memories: dict[str, MemoryStore] = {}
+_being_opened: set[str] = set()
 
 
 def open_store(url: str) -> Store:
@@ -106,9 +107,7 @@ def _open_sqlite(url: str) -> SQLiteStore:
     with opening:
         store = _find(path)
         if store is None:
-            store = SQLiteStore(path, **options)
-            status = os.stat(path)
-            _files[status.st_dev, status.st_ino] = store
+            store = _open_file(path, options)
         else:
             if options.get("durability", store.durability) != store.durability:
                 raise BrokerError(
@@ -117,6 +116,22 @@ def _open_sqlite(url: str) -> SQLiteStore:
                 )
             store.users += 1
         return store
+
+
+def _open_file(path: str, options: dict[str, Any]) -> SQLiteStore:
+    if path in _being_opened:  # the lock lets this thread in again
+        raise StoreError(
+            f"{path!r} is just being opened on this same thread: a signal handler must not use it; set a flag there "
+            "and act on it later"
+        )
+    _being_opened.add(path)
+    try:
+        store = SQLiteStore(path, **options)
+        status = os.stat(path)
+        _files[status.st_dev, status.st_ino] = store
+        return store
+    finally:
+        _being_opened.discard(path)
 
 
 def _options(url: str) -> dict[str, Any]:
