@@ -121,8 +121,8 @@ def _open_sqlite(url: str) -> SQLiteStore:
 def _open_file(path: str, options: dict[str, Any]) -> SQLiteStore:
     if path in _being_opened:  # the lock lets this thread in again
         raise StoreError(
-            f"{path!r} is just being opened on this same thread: a signal handler must not use it; set a flag there "
-            "and act on it later"
+            f"{path!r} is just being opened on this same thread: a signal handler must not use it; set a flag "
+            "there and act on it later"
         )
     _being_opened.add(path)
     try:
