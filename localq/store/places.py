@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from contextlib import suppress
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreReplaced
 from ..logging import get_logger
 from . import statements as sql
 from .base import Store
@@ -75,6 +75,8 @@ class PlacesSQLite(Store):
                     place = (given[-1], holder.name)
                     if connection.execute(sql.LET_GO_OF_ONE, place).rowcount == 0:
                         connection.execute(sql.LET_GO, place)
+        except StoreReplaced:
+            holder.owed.clear()  # what it held has gone with the file
         except BaseException:
             holder.owed.extend(given)
             raise

@@ -140,6 +140,16 @@ def test_a_holder_whose_file_somebody_removed_counts_as_dead(path: str, store: S
     assert store.hold("k", 1)
 
 
+def test_a_place_in_a_file_that_was_replaced_is_owed_to_nobody(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = SQLiteStore(path)
+    assert store.hold("k", 1)
+    os.unlink(path)
+    store.database.look_at_next_use()
+    store.let_go("k")
+    assert caplog.messages == []
+    store.close()
+
+
 def test_a_child_does_not_keep_what_its_dead_parent_held(
     path: str, store: SQLiteStore, start: Start, until: Until
 ) -> None:
