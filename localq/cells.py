@@ -40,7 +40,9 @@ LONGEST = 2**24
 STACK_SIGNAL = getattr(signal, "SIGQUIT", None)
 """Has a worker process write where each of its threads is; None where there is no such signal."""
 LONGEST_STACK = 16_384
-"""Bytes of that which are kept."""
+"""Characters of that which are kept."""
+TELLING = ("Fatal Python error", "Current thread", "in _call_actor", "in run_forever")
+"""What stands in the part about a thread that ran a task, or crashed; the others are ours."""
 
 UNKNOWN, CRASHED, ORDERED, DOOMED = 0, 1, 2, 3
 """How a process ended: nobody saw it, by itself, because its supervisor ended it, or because it did so
@@ -230,7 +232,7 @@ class _File:
         known = len(self.words) > _THREADS
         end = HEADER + self.words[_THREADS] * CELL if known else 0
         self._starts = range(HEADER, min(end, len(self.words)) - CELL + 1, CELL)
-        self.stack = data[end * WORD :][:LONGEST_STACK].decode("utf-8", "replace") if known else ""
+        self._stack = data[end * WORD :] if known else b""
 
     @property
     def running(self) -> list[Running]:
@@ -239,6 +241,13 @@ class _File:
     @property
     def has_run(self) -> bool:
         return any(self.words[at + 2] for at in self._starts)
+
+    @property
+    def stack(self) -> str:
+        # The interpreter begins with the youngest thread, and tasks run in the oldest.
+        parts = self._stack.decode("utf-8", "replace").strip().split("\n\n")
+        parts.sort(key=lambda part: not any(sign in part for sign in TELLING))
+        return "\n\n".join(parts)[:LONGEST_STACK]
 
     def place_of(self, sequence: int, claim: int) -> int | None:
         """The first word of the cell in which that message runs."""

@@ -83,8 +83,10 @@ def show(message_id: str, url: str | None, app: str | None) -> None:
     for record in letters:
         for name, fact in _facts(record).items():
             if name != "traceback":
-                click.echo(f"{name + ':':12} {fact}")
-        click.echo(f"\n{record.traceback}" if record.traceback else "\nNo traceback.")
+                click.echo(f"{name + ':':12} {printable(fact)}")
+        click.echo()
+        for line in (record.traceback or "No traceback.").splitlines():
+            click.echo(printable(line))
 
 
 @dead.command()

@@ -157,21 +157,23 @@ def test_the_list_has_the_form_for_programs_without_a_subcommand_too(lab: Lab) -
 @both_start_methods
 def test_a_dead_letter_is_shown_with_its_traceback(lab: Lab) -> None:
     pool = lab.start_pool("crashes", "tasks", "-p", "1")
-    failed, crashed, unknown = lab.send("fail", "out of milk"), lab.send("crash", "segfault"), lab.send("nosuch")
+    failed = lab.send("fail", "out of\x1b[0m milk")
+    crashed, unknown = lab.send("crash", "segfault"), lab.send("nosuch")
     for message in (failed, crashed, unknown):
         lab.wait_until_dead(message)
     pool.stop()
 
     shown = said(lab, "dead", "show", failed.message_id)
-    assert "reason:      ValueError: out of milk" in shown
+    assert "reason:      ValueError: out of\\x1b[0m milk" in shown
     assert 'tasks.py", line' in shown
-    assert shown.rstrip().endswith("ValueError: out of milk")
+    assert shown.rstrip().endswith("ValueError: out of\\x1b[0m milk")
+    assert "\x1b" not in shown  # a terminal would obey it
     shown = said(lab, "dead", "show", crashed.message_id)
     assert "Fatal Python error: Segmentation fault" in shown
     assert 'crashes.py", line' in shown
     assert "No traceback." in said(lab, "dead", "show", unknown.message_id)
     letters = {each["message_id"]: each["traceback"] for each in facts(lab, "dead", "list")}
-    assert "out of milk" in letters[failed.message_id]
+    assert "out of\x1b[0m milk" in letters[failed.message_id]
     assert letters[unknown.message_id] is None
 
     said(lab, "dead", "retry", failed.message_id)
