@@ -26,9 +26,12 @@ PATIENCE = 20
 
 
 def pytest_configure() -> None:
-    # A shell starts what runs in the background deaf to Ctrl-C, and all that the tests start would inherit that.
+    # A shell starts what runs in the background deaf to Ctrl-C, as `nohup` does to a hang-up, and all that the
+    # tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
