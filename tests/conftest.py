@@ -39,6 +39,7 @@ def world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The user's data folder is never touched, and what a test made global ends with it."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("LOCALQ_URL", raising=False)
+    localq.broker.global_broker = None  # modules that tests import may have declared actors
     yield
     broker, localq.broker.global_broker = localq.broker.global_broker, None
     current.encoder = None

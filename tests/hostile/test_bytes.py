@@ -112,7 +112,8 @@ HOSTILE_IN_A_THREAD = """
     import sys, threading
     from localq import Message
     from localq.errors import DecodeError
-    threading.stack_size(256 * 1024)
+    if not (3, 12) <= sys.version_info < (3, 14):  # these count calls in C whatever the size of the stack
+        threading.stack_size(256 * 1024)
     bodies = [b"\\x81\\xa1a" + b"\\x91" * n for n in (100, 511, 512, 1024, 10**6)]
     bodies += [b"\\x81\\xa1a" + b"\\x92\\xc7\\x00\\x02" * n for n in (100, 511, 1024, 10**6)]
     bodies += [b'{"a":' * n for n in (100, 900, 10**6)]
