@@ -24,10 +24,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from .files import map_open_file, refused
 from .locks import NO_LINK, try_lock
+from .process_table import born, is_alive
 
 HEADER = 16  # words; the first is the byte that Windows locks, so nobody reads it
 _SUPERVISOR, _SUPERVISOR_BORN, _END, _STATUS, _THREADS = 1, 2, 3, 4, 5
@@ -374,31 +374,3 @@ def remove_stray(path: str, is_joined: Callable[[], bool]) -> None:
                 os.unlink(path)
     finally:
         os.close(descriptor)
-
-
-def born(pid: int) -> int:
-    """When that process started, in the system's own unit; 0 where the system does not say."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return 0
-    # Field 22 (proc(5)), counted behind the name, which may hold blanks and brackets.
-    state, started = (fields := stat.rpartition(b")")[2].split())[0], int(fields[19])
-    return 0 if state in b"ZX" else started
-
-
-def is_alive(pid: int, started: int) -> bool:
-    """Whether the process `pid` that started then still lives; a zombie does not."""
-    if not 0 < pid < 2**31:  # what is no process's number would stand for a group of them
-        return False
-    if started:
-        return born(pid) == started
-    if os.name == "nt":
-        return False  # os.kill(pid, 0) would end it there: better a crash that charges nobody
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -27,14 +27,13 @@ from localq.cells import (
     Cells,
     Death,
     Running,
-    born,
     doom,
-    is_alive,
     read_death,
     read_running,
     remove_stray,
     write_end,
 )
+from localq.process_table import born, is_alive
 
 # From Python 3.12 on a fork warns where there are threads, as pytest-xdist has them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -27,8 +27,8 @@ import localq
 HOUSE = Path(localq.__file__).parent
 
 FLOORS = (
-    "version errors files clock current cells late_imports locks names common dramatiq_alias logging threading "
-    "asyncio",
+    "version errors files clock current cells late_imports locks process_table names common dramatiq_alias "
+    "logging threading asyncio",
     "encoder unencodable composition message store location",
     "rate_limits",
     "middleware",

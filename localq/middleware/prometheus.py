@@ -22,9 +22,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cells import is_alive
 from ..clock import clock
 from ..logging import get_logger
+from ..process_table import is_alive
 from .middleware import Middleware
 
 if TYPE_CHECKING:

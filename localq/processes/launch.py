@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..cells import STACK_SIGNAL
+from ..process_table import processes_of_session
 from .config import PoolConfig
 
 STOP, REAP = b"s", b"r"
@@ -127,7 +127,7 @@ class Launched:
         its number cannot be another's."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pid in (self.pid, *_processes_of_session(self.pid)):
+        for pid in (self.pid, *processes_of_session(self.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -137,20 +137,6 @@ class Launched:
             _ends_of_others.discard(end)
             with suppress(OSError):
                 os.close(end)
-
-
-def _processes_of_session(session: int) -> list[int]:
-    """Those that have left its first process group too, where the system lists them."""
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit():
-            with suppress(OSError):
-                stat = Path("/proc", name, "stat").read_bytes()
-                # Fields 3, 5 and 6 (proc(5)), counted behind the name, which may hold anything.
-                state, _, _, of_session, *_ = stat.rpartition(b")")[2].split()
-                if int(of_session) == session and state not in b"ZX":
-                    found.append(int(name))
-    return found
 
 
 def keep_from_children(*descriptors: int) -> None:

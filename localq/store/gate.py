@@ -17,12 +17,12 @@ import mmap
 import os
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 
 from ..errors import StoreBusy, StoreError, StoreReplaced
 from ..files import Identity, is_still, map_file, refused
 from ..locks import try_lock, unlock
+from ..process_table import describe_process
 
 FIRST_NAP = 0.000_02
 LONGEST_NAP = 0.000_5
@@ -255,19 +255,3 @@ def _signed(number: int) -> int:
 
 def _unsigned(number: int) -> int:
     return number & (1 << 64) - 1
-
-
-def describe_process(pid: int | None) -> str:
-    """A process for people: its number and, where the system tells, what it runs and whether it was stopped."""
-    if pid is None:
-        return "another process"
-    folder = Path("/proc", str(pid))
-    try:
-        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-        state = (folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        return f"process {pid}"
-    if len(command) > 80:
-        command = command[:77] + "..."
-    stopped = ", which is stopped," if state in b"Tt" else ""
-    return f"process {pid}{f' ({command})' if command else ''}{stopped}"
