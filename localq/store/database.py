@@ -12,12 +12,10 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import stat
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,13 +25,12 @@ from ..files import (
     identity,
     is_still,
     make_private,
-    refuse_what_others_made,
     refused,
 )
 from ..late_imports import import_all_before_fork
+from .folder import prepare_folder
 from .gate import Gate
 from .leftovers import Leftovers, emptied, size_of
-from .network import network_type
 from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
@@ -87,7 +84,7 @@ class Database:
         self._full = full
         self.busy_timeout = busy_timeout
         self.longest_lock = min(busy_timeout, LONGEST_LOCK)
-        _prepare_folder(path, self.side, on_network)
+        prepare_folder(path, self.side, on_network)
         self.gate = Gate(os.path.join(self.side, "gate"), gate_timeout)
         self._leftovers = Leftovers(path, self.side, self.gate)
         self.lock = FairLock()
@@ -314,44 +311,6 @@ class Database:
         else:
             self.lock.release()
         self.gate.after_fork(in_child=in_child)
-
-
-def _prepare_folder(path: str, side: str, on_network: bool) -> None:
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise StoreError(f"the folder {folder!r} of {path!r} does not exist; make it, or name another")
-    if os.path.isdir(path):
-        raise StoreError(f"{path!r} is a folder; name a file in it, such as {os.path.join(path, 'jobs.db')!r}")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise StoreError(f"{path!r} is no file, but a device, a pipe or a socket; name another")
-    mode = os.stat(folder).st_mode
-    if os.name == "posix" and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise UnsafeLocation(
-            f"everybody may write in {folder!r} (mode {stat.S_IMODE(mode):o}), and so could replace the "
-            f"queue; run 'chmod o-w' on it, or name another folder"
-        )
-    if not on_network and (kind := network_type(folder)):
-        raise UnsafeLocation(
-            f"{folder!r} is on a file system of type {kind}, which other machines may use too: locks and shared "
-            "memory do not hold there, and the queue would be damaged; name a folder on a local disk, or, if this "
-            "is the only machine that uses it and you know that they hold, add ?network=allow to the URL"
-        )
-    try:
-        if os.path.exists(path):
-            refuse_what_others_made(path)
-        for sub in (side, *(os.path.join(side, name) for name in ("bells", "workers", "holders"))):
-            _make_own_folder(sub)
-    except OSError as error:
-        raise refused(folder, error) from error
-
-
-def _make_own_folder(path: str) -> None:
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    refuse_what_others_made(path)
-    if not os.path.isdir(path):
-        raise StoreError(f"{path!r} is in the way of a folder for locks and bells; move it elsewhere")
-    make_private(path, 0o700)
 
 
 def _create(path: str) -> bool:

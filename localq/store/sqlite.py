@@ -3,8 +3,8 @@
 ``schema.sql`` has the tables, `statements` every statement, `database` the
 connection and its transactions, `rows` what stands between rows and records,
 `registry` the workers, `keyed` values, counters, events and schedules, `places`
-places under a limit, `bell` how a sleeper is woken, `wal` the write-ahead log,
-`leftovers` what lies beside the file, and `network` where no file may be.
+places under a limit, `bell` how a sleeper is woken, `upkeep` how the file is kept
+small, `wal` its write-ahead log, `leftovers` what lies beside the file, `folder` and `network` where it may be.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..clock import Deadline, clock
-from ..errors import StoreBusy, StoreError, StoreReplaced
-from ..logging import get_logger
 from ..threading import Interrupt
 from . import statements as sql
 from .base import (
     CANCELLED,
     DEAD,
-    DEAD_LETTER_TTL,
     DELAYED,
     DONE,
     HELD,
@@ -46,22 +42,7 @@ from .database import SCHEMA_VERSION, Database, opening
 from .leftovers import size_of
 from .registry import RegistrySQLite
 from .rows import INLINE, moved_row, place_of, record_of, row_of, text, where
-from .wal import LARGE, WriteAheadLog
-
-FULL = 1
-"""SQLite's mode in which each commit gives back all pages that are free."""
-
-_logger = get_logger(__name__)
-
-STEP = 10
-"""Milliseconds that one step of the housekeeping may keep writers waiting, about."""
-SWEEP_BATCH = 200
-SWEEP_BYTES = 2_000_000
-"""What one step removes at most; but one value or body, however large."""
-KEPT_PAGES = 1000
-"""Free pages that stay in the file, to be used again, if they are given back one by one."""
-AT_ONCE, FEW = 50_000, 5_000
-"""So many free pages can be given back in one step, where no more than so few others are in their way."""
+from .upkeep import Upkeep
 
 
 class SQLiteStore(RegistrySQLite):
@@ -89,9 +70,6 @@ class SQLiteStore(RegistrySQLite):
     ) -> None:
         if durability not in ("normal", "full"):
             raise ValueError(f"durability is 'normal' or 'full', not {durability!r}")
-        self._batch = SWEEP_BATCH
-        self._seen = (0, 0)
-        self._shrinks = False
         self.users = 1  # how many brokers and backends of this process share it
         self.path = path
         self.url = f"sqlite:///{path}"
@@ -110,7 +88,7 @@ class SQLiteStore(RegistrySQLite):
             raise
         self.database.forget_in_child = self.bells.forget_in_child
         self._tokens = itertools.count(1)
-        self._wal = WriteAheadLog(self.database)
+        self._upkeep = Upkeep(self.database)
 
     def _watch_for_change(self) -> Any:
         seen = self.database.changes()
@@ -380,51 +358,10 @@ class SQLiteStore(RegistrySQLite):
     # -- life
 
     def sweep(self, *, now: int) -> int:
-        values = {"now": now, "dead": now - DEAD_LETTER_TTL, "batch": self._batch}
-        with self.database.write as connection:
-            started = clock.monotonic()
-            swept = connection.execute(sql.BURY_NOBODYS, values).rowcount
-            for statement, places in sql.SWEEP:
-                keys = _light_enough(connection.execute(statement, values).fetchall())
-                for table, column in places if keys else ():
-                    connection.execute(sql.delete(table, column, len(keys)), keys)
-                swept += len(keys)
-                if swept and clock.monotonic() - started > STEP:
-                    break
-            took = clock.monotonic() - started
-        self._batch = max(10, self._batch // 2) if took > STEP else min(SWEEP_BATCH, self._batch * 2)
-        return swept
+        return self._upkeep.sweep(now)
 
     def shrink(self) -> bool:
-        # While others write the free pages will be used again, so there is one step a second then.
-        goes_on, self._shrinks = self._shrinks, False
-        is_quiet = self.database.changes() == self._seen
-        if goes_on and not is_quiet:
-            return False
-        self._shrinks = self._give_pages_back(is_quiet)
-        if not self._shrinks and ((is_quiet and self._wal.size) or self._wal.size > LARGE):
-            self._shrinks = self._wal.cut()
-        self._seen = self.database.changes()
-        return self._shrinks
-
-    def _give_pages_back(self, is_quiet: bool) -> bool:
-        """Make the file smaller, if much of it is free; say whether it was."""
-        with self.database.read as connection:
-            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
-        is_empty = bool(free > KEPT_PAGES and free * 4 > pages)
-        at_once = is_empty and is_quiet and free <= AT_ONCE and pages - free <= FEW
-        if at_once:
-            with self.database.write as connection:
-                connection.execute("PRAGMA auto_vacuum = FULL")  # which does it at the end of this block
-        elif is_empty:
-            with self.database.write as connection:
-                _give_some_pages_back(connection)
-        if at_once or mode == FULL:  # the latter if somebody died right here
-            with self.database.write as connection:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        return is_empty
+        return self._upkeep.shrink()
 
     def info(self) -> dict[str, Any]:
         with self.database.read as connection:
@@ -449,40 +386,12 @@ class SQLiteStore(RegistrySQLite):
                 return
         self._close_holder()
         self.bells.close()
-        self._cut_log()
+        self._upkeep.end()
         self.database.close()
-
-
-    def _cut_log(self) -> None:
-        """Others may have the file open for long; the last one to close removes the log in any case."""
-        if self.database.open_connection is not None:
-            try:
-                self._wal.cut()
-            except StoreBusy:
-                raise
-            except StoreReplaced:
-                pass  # there is no log of ours any more
-            except StoreError as error:  # the file is closed all the same
-                _logger.warning("The write-ahead log stays as it is: %s", error)
 
 
 def _states_of(selection: Selection) -> Sequence[str]:
     return STATES if selection.states is None else selection.states
-
-
-def _light_enough(found: list[tuple[Any, int]]) -> list[Any]:
-    """The keys of the first ones, of (key, bytes): as many as one step may remove."""
-    sizes = itertools.accumulate(size for _, size in found)
-    light = sum(total <= SWEEP_BYTES for total in sizes)
-    return [key for key, _ in found[: max(light, 1)]]
-
-
-def _give_some_pages_back(connection: sqlite3.Connection) -> None:
-    """As many as can be in one step: each is looked for in the list of all that are free."""
-    deadline = Deadline(STEP)
-    while not deadline.passed():
-        # Page by page: Python takes one step of a statement that returns no columns, whatever its number.
-        connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _claim_of(outcome: Outcome) -> tuple[int | None, int, bool]:

@@ -87,12 +87,11 @@ class WriteAheadLog:
                 busy, pages, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if busy or written < pages:
                     return False
-                (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
-                connection.execute("PRAGMA busy_timeout = 0")  # a reader is no reason to keep the gate shut
+                database.wait_for_locks(False)  # a reader is no reason to keep the gate shut
                 try:
                     return _cut_to(connection, size - LARGE) if size > LARGE else _empty(connection)
                 finally:
-                    connection.execute(f"PRAGMA busy_timeout = {patience:d}")
+                    database.wait_for_locks(True)
             except sqlite3.Error as error:
                 raise translate(error, database.path) from error
 
