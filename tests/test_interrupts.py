@@ -19,6 +19,7 @@ import pytest
 import localq
 from localq.middleware import Interrupt as InterruptOfMiddleware
 from localq.middleware import raise_thread_exception as raise_of_middleware
+from localq.store.base import nothing
 from localq.threading import (
     Interrupt,
     Interruptible,
@@ -327,44 +328,54 @@ def test_interrupts_and_shields_never_miss_each_other() -> None:
     assert landed == ["outside"] * 300
 
 
-def test_interrupts_of_waits_for_results_cost_no_place_to_sleep(
-    broker_with_results: localq.Broker, switches_often: None
+def interrupt_again_and_again(
+    task: Callable[[], object], rounds: int, *, within: float = 10, after_each: Callable[[], object] = nothing
 ) -> None:
-    message: localq.Message[Any] = localq.Message("default", "nobody", (), {}, {})
+    """Have a thread do the task without end, and interrupt it so often, each time a moment after it has begun
+    anew; each must land within so many seconds."""
     ready, landed = threading.Event(), threading.Semaphore(0)
 
-    def look() -> None:
-        with contextlib.suppress(localq.errors.ResultTimeout):
-            broker_with_results.get_results_backend().get_result(message, block=True, timeout=0)
-
-    def look_again_and_again() -> None:
+    def do_without_end() -> None:
         ready.set()
         while True:
-            look()
+            task()
 
     def work() -> None:
         door = Interruptible()
-        for _ in range(2000):
+        for _ in range(rounds):
             try:
                 door.open()
-                look_again_and_again()
+                do_without_end()
             except Interrupt:
                 door.close()
             landed.release()
         door.forget()
 
-    look()
-    before, counts = open_files(), []
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    for number in range(2000):
+    for number in range(rounds):
         assert ready.wait(20)
         ready.clear()
         time.sleep(number % 50 / 1_000_000)
         raise_thread_exception(thread.ident or 0, Interrupt)
-        assert landed.acquire(timeout=20)
-        counts.append(open_files())
+        assert landed.acquire(timeout=within)
+        after_each()
     thread.join(20)
+
+
+def test_interrupts_of_waits_for_results_cost_no_place_to_sleep(
+    broker_with_results: localq.Broker, switches_often: None
+) -> None:
+    message: localq.Message[Any] = localq.Message("default", "nobody", (), {}, {})
+    counts: list[int] = []
+
+    def look() -> None:
+        with contextlib.suppress(localq.errors.ResultTimeout):
+            broker_with_results.get_results_backend().get_result(message, block=True, timeout=0)
+
+    look()
+    before = open_files()
+    interrupt_again_and_again(look, 2000, within=20, after_each=lambda: counts.append(open_files()))
 
     assert max(counts) == before
 
@@ -400,66 +411,15 @@ def test_an_interrupt_that_comes_while_the_last_shield_is_left_lands_too(switche
 
 def test_an_interrupt_while_a_task_starts_a_thread_is_not_given_to_that_thread(switches_often: None) -> None:
     # Before Python 3.12 the new thread died of it, and `start` waited for it for ever.
-    ready, landed = threading.Event(), threading.Semaphore(0)
-
-    def start_threads() -> None:
-        ready.set()
-        while True:
-            threading.Thread(target=lambda: None, daemon=True).start()
-
-    def work() -> None:
-        door = Interruptible()
-        for _ in range(500):
-            try:
-                door.open()
-                start_threads()
-            except Interrupt:
-                door.close()
-            landed.release()
-        door.forget()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    for number in range(500):
-        assert ready.wait(20)
-        ready.clear()
-        time.sleep(number % 50 / 1_000_000)
-        raise_thread_exception(thread.ident or 0, Interrupt)
-        assert landed.acquire(timeout=10)
-    thread.join(20)
+    interrupt_again_and_again(lambda: threading.Thread(target=lambda: None, daemon=True).start(), 500)
 
 
 def test_an_interrupt_while_a_task_logs_leaves_no_lock_held(switches_often: None) -> None:
     # Before Python 3.13 every other thread that logs would wait for ever.
     handler, logger = logging.StreamHandler(io.StringIO()), logging.Logger("of a task")
     logger.addHandler(handler)
-    ready, landed = threading.Event(), threading.Semaphore(0)
 
-    def log() -> None:
-        ready.set()
-        while True:
-            logger.warning("again")
-
-    def work() -> None:
-        door = Interruptible()
-        for _ in range(2000):
-            try:
-                door.open()
-                log()
-            except Interrupt:
-                door.close()
-            landed.release()
-        door.forget()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    for number in range(2000):
-        assert ready.wait(20)
-        ready.clear()
-        time.sleep(number % 50 / 1_000_000)
-        raise_thread_exception(thread.ident or 0, Interrupt)
-        assert landed.acquire(timeout=10)
-    thread.join(20)
+    interrupt_again_and_again(lambda: logger.warning("again"), 2000)
 
     assert handler.lock is not None
     assert handler.lock.acquire(timeout=10)
@@ -470,6 +430,7 @@ def test_an_interrupt_while_a_task_logs_leaves_no_lock_held(switches_often: None
 
 BY_SIGNAL = """
 import sys, threading, time
+from localq.store.base import nothing
 from localq.threading import Interrupt, Interruptible, install_signal_handler, raise_thread_exception, shielded
 
 assert install_signal_handler()

@@ -31,18 +31,6 @@ MB = 1_000_000
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def store(path: str) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(path)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def other(path: str, store: SQLiteStore) -> Iterator[SQLiteStore]:
     """Somebody else who has the file open."""
     other = SQLiteStore(path)
@@ -94,7 +82,7 @@ def test_a_reader_is_not_waited_for_and_told_of_once(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(wal, "BOUND", MB)
     monkeypatch.setattr(wal, "LARGE", MB // 2)
-    monkeypatch.setattr("localq.store.sqlite.LARGE", MB // 2)
+    monkeypatch.setattr("localq.store.upkeep.LARGE", MB // 2)
     for _ in range(3):
         store.put([message(body=bytes(MB))], now=NOW)
         store.shrink()  # would take 30 seconds if it waited

@@ -46,11 +46,6 @@ PATIENCE = 40
 """Seconds after which a program counts as hanging."""
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "jobs.db")
-
-
 class Program:
     """A running program, which reports over a connection."""
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -31,18 +31,6 @@ NOW = 1_700_000_000_000
 
 Until = Callable[..., Any]
 Start = Callable[..., tuple[BaseProcess, Connection]]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def store(path: str) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(path)
-    yield store
-    store.close()
 
 
 def holders(path: str) -> list[str]:

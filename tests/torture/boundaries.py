@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import re
 
+CLAIM = """
+    claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
+        before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
+        at the end
+"""
+RUN = """
+    run: before its cell says so, after its cell says so, before its cell is empty,
+        after its cell is empty
+"""
+
 TEXT = {
     "put one": """
         put: before the gate, inside the gate, before BEGIN, before INSERT, before COMMIT, after COMMIT,
@@ -25,122 +35,94 @@ TEXT = {
             outside the gate, before on_stored, after on_stored, before a look for sleepers, before a bell,
             after a bell, before a look for sleepers, at the end
     """,
-    "run one": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run one": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before promote,
             before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate, at the end
     """,
-    "run one that was delayed": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run one that was delayed": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before SET_VALUE,
             before promote, before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, before a bell, after a bell, at the end
     """,
-    "run a suspect": """
+    "run a suspect": f"""
         claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
             before COMMIT, after COMMIT, outside the gate, before a look for sleepers, at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before SET_VALUE,
             before COMMIT, after COMMIT, outside the gate, before a look for sleepers, before a bell,
             after a bell, at the end
         claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
             before claim, before COMMIT, after COMMIT, outside the gate, at the end
     """,
-    "run a large one with a large result": """
+    "run a large one with a large result": f"""
         claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
             before claim, before SELECT_PAYLOAD, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before DELETE_PAYLOAD,
             before SET_VALUE, before promote, before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT,
             outside the gate, before a look for sleepers, before a bell, after a bell, at the end
     """,
-    "run one that is retried": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run one that is retried": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before RETRY, before promote,
             before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, before a look for sleepers, at the end
     """,
-    "run a large one that is retried": """
+    "run a large one that is retried": f"""
         claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
             before claim, before SELECT_PAYLOAD, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before RETRY, before INSERT_PAYLOAD,
             before promote, before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, before a look for sleepers, at the end
     """,
-    "run one that becomes a dead letter": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run one that becomes a dead letter": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before BURY, before SET_VALUE, before promote,
             before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, before a bell, after a bell, at the end
     """,
-    "give one back that others know": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
+    "give one back that others know": f"""
+        {CLAIM}
         finish: before the gate, inside the gate, before BEGIN, before RELEASE, before promote,
             before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
             before a look for sleepers, before a look for sleepers, at the end
     """,
-    "run a step of a pipeline": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run a step of a pipeline": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before INSERT,
             before SET_VALUE, before promote, before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT,
             outside the gate, before a look for sleepers, before a bell, after a bell,
             before a look for sleepers, before a look for sleepers, at the end
     """,
-    "run the members of a group": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run the members of a group": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before SET_VALUE,
             before STEP_COUNTER, before promote, before CLAIM_SUSPECT, before claim, before COMMIT,
             after COMMIT, outside the gate, before a look for sleepers, before a look for sleepers, at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before SET_VALUE,
             before STEP_COUNTER, before DELETE_COUNTER, before INSERT, before promote, before CLAIM_SUSPECT,
             before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
             before a bell, after a bell, before a look for sleepers, before a look for sleepers, at the end
     """,
-    "run the members of a group, of which one fails": """
-        claim: before the gate, inside the gate, before BEGIN, before promote, before CLAIM_SUSPECT,
-            before claim, before COMMIT, after COMMIT, outside the gate, before a look for sleepers,
-            at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+    "run the members of a group, of which one fails": f"""
+        {CLAIM}
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before remove, before SET_VALUE,
             before STEP_COUNTER, before promote, before CLAIM_SUSPECT, before claim, before COMMIT,
             after COMMIT, outside the gate, before a look for sleepers, before a look for sleepers, at the end
-        run: before its cell says so, after its cell says so, before its cell is empty,
-            after its cell is empty
+        {RUN}
         finish: before the gate, inside the gate, before BEGIN, before BURY, before SET_VALUE,
             before SET_VALUE, before STEP_COUNTER, before DELETE_COUNTER, before PUT_EVENT, before INSERT,
             before promote, before CLAIM_SUSPECT, before claim, before COMMIT, after COMMIT, outside the gate,
