@@ -366,7 +366,7 @@ last, kept = Sends(), weakref.finalize(broker, try_to_send)
 print(len(refused))
 """,
     )
-    assert len(lab.notes("sent")) > 1000
+    assert len(lab.notes("sent")) > 2000
     assert int(script.out()) < 1000
 
 
