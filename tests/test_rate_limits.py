@@ -285,10 +285,9 @@ def test_many_threads_that_try_all_the_time_stay_within_the_window(backend: Rate
             time.sleep(0.005)
 
     in_threads(8, try_again_and_again)
-    # A loaded machine may let seconds pass in which nobody tried; it never lets in more.
-    assert 2 <= len(let_in) <= 2 * 5
+    # A loaded machine may let seconds pass in which nobody tried, and try long after the end.
     seconds = max(told for _, told in let_in) - min(asked for asked, _ in let_in) + 1
-    assert len(let_in) <= 2 * seconds
+    assert 2 <= len(let_in) <= 2 * seconds
 
 
 def test_keys_are_limited_each_for_itself(backend: RateLimiterBackend, at: Callable[[int], None]) -> None:

@@ -74,7 +74,7 @@ class MemoryStore(KeyedMemory):
             on_stored()
         finally:
             with shielded(), self._lock:
-                self._changed.notify_all()
+                self._changed.wake()
 
     def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
         for outcome in outcomes:  # all of them before the first write: a bad one leaves no half
@@ -83,7 +83,7 @@ class MemoryStore(KeyedMemory):
             for outcome in outcomes:
                 self._settle(outcome, now)
             if outcomes:
-                self._changed.notify_all()
+                self._changed.wake()
             return [] if claim is None else self._take(claim, now)
 
     def wait(
@@ -94,9 +94,9 @@ class MemoryStore(KeyedMemory):
         timeout: float,
         skip: Callable[[], frozenset[str]] = frozenset,
     ) -> bool:
-        with self._lock:  # not shielded: an interrupt may end the sleep
-            started, wakes = milliseconds(), self._wakes
-            while True:
+        started, wakes = milliseconds(), self._wakes
+        while True:
+            with shielded(), self._lock:
                 shelves = self._looked_at(queues, skip())
                 due = min((shelf.due() for shelf in shelves), default=math.inf)
                 passed = milliseconds() - started
@@ -104,13 +104,14 @@ class MemoryStore(KeyedMemory):
                     return True
                 if passed >= timeout or wakes != self._wakes:
                     return False
-                self._sleep(min(timeout, due - now) - passed)
+                alarm = self._changed.prepare()
+            self._changed.sleep(alarm, min(timeout, due - now) - passed)
 
     def wake(self) -> None:
         with shielded(), self._lock:
             self._wakes += 1
-            self._changed.notify_all()
-            self._happened.notify_all()
+            self._changed.wake()
+            self._happened.wake()
 
     def counts(self) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = {}
@@ -129,7 +130,7 @@ class MemoryStore(KeyedMemory):
         with shielded(), self._lock:
             moved = [record for record in self._matching(selection) if record.state in sources]
             self._move(moved, state, now)
-            self._changed.notify_all()
+            self._changed.wake()
             return len(moved)
 
     def purge(self, selection: Selection) -> int:
@@ -147,7 +148,7 @@ class MemoryStore(KeyedMemory):
             number = self._last_worker
             self._workers[number] = _copy_of(worker, id=number, joined_at=now)
             self._move([record for record in self._set_aside(DEAD) if _waited_for(worker, record)], WAITING, now)
-            self._changed.notify_all()
+            self._changed.wake()
             return number
 
     def leave(self, worker: int, *, now: int) -> None:
@@ -158,7 +159,7 @@ class MemoryStore(KeyedMemory):
                     self._exit(record)
                     _give_back(record)
                     self._enter(record)
-            self._changed.notify_all()
+            self._changed.wake()
 
     def reap(self, *, now: int, max_crashes: int = 3) -> int:
         return 0  # a worker of this store cannot die without it

@@ -13,16 +13,16 @@ from typing import Any
 
 from ..threading import shielded
 from .base import Count, Event, Record, Schedule, Store, Value
-from .shelves import Expiring, check
+from .shelves import Expiring, Sleepers, check
 
 
 class KeyedMemory(Store):
-    """All under one lock, with a condition for those who wait for anything, and one for events alone."""
+    """All under one lock, which nobody holds while it waits."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._happened = threading.Condition(self._lock)  # who waits for events sleeps through the rest
+        self._changed = Sleepers()
+        self._happened = Sleepers()  # who waits for events sleeps through the rest
         self._wakes = 0
         self._last_event = 0
         self._values: Expiring[Value] = Expiring()
@@ -42,7 +42,7 @@ class KeyedMemory(Store):
         check(values)
         with shielded(), self._lock:
             self._keep(values, now)
-            self._changed.notify_all()
+            self._changed.wake()
 
     def get_value(self, key: str, *, now: int) -> bytes | None:
         with shielded(), self._lock:
@@ -52,16 +52,17 @@ class KeyedMemory(Store):
     def wait_values(
         self, keys: Collection[str], *, clock: Callable[[], int], timeout: float | None
     ) -> dict[str, bytes]:
-        with self._lock:  # not shielded: an interrupt may end the sleep
-            started = milliseconds()
-            while True:
+        started = milliseconds()
+        while True:
+            with shielded(), self._lock:
                 now = clock()
                 wanted = list(keys)
                 found = {key: kept[1].data for key in wanted if (kept := self._values.get(key, now))}
                 left = math.inf if timeout is None else timeout - (milliseconds() - started)
                 if found or not wanted or left <= 0:
                     return found
-                self._sleep(left)
+                alarm = self._changed.prepare()
+            self._changed.sleep(alarm, left)
 
     def delete_values(self, keys: Iterable[str]) -> int:
         keys = list(keys)
@@ -146,14 +147,15 @@ class KeyedMemory(Store):
     def wait_events(
         self, topics: Sequence[str], *, after: int, timeout: float, limit: int = 100
     ) -> list[tuple[int, Event]]:
-        with self._lock:  # not shielded: an interrupt may end the sleep
-            started, wakes = milliseconds(), self._wakes
-            while True:
+        started, wakes = milliseconds(), self._wakes
+        while True:
+            with shielded(), self._lock:
                 found = list(islice(self._events_after(after, frozenset(topics)), limit))
                 left = timeout - (milliseconds() - started)
                 if found or left <= 0 or wakes != self._wakes:
                     return found
-                self._happened.wait(min(left / 1000, threading.TIMEOUT_MAX))
+                alarm = self._happened.prepare()
+            self._happened.sleep(alarm, left)
 
     def events(self, topics: Sequence[str], *, after: int, limit: int = 100) -> list[tuple[int, Event]]:
         with shielded(), self._lock:
@@ -177,7 +179,7 @@ class KeyedMemory(Store):
                 return False
             kept.due_at = due_at
             self._add(puts, now)
-            self._changed.notify_all()
+            self._changed.wake()
             return True
 
     def delete_schedule(self, name: str) -> bool:
@@ -186,14 +188,11 @@ class KeyedMemory(Store):
 
     # -- the steps of the verbs, all under the lock
 
-    def _sleep(self, timeout: float) -> None:
-        self._changed.wait(min(timeout / 1000, threading.TIMEOUT_MAX))
-
     def _put_events(self, events: Iterable[Event], now: int) -> None:
         for event in events:
             self._last_event += 1
             self._events.keep(self._last_event, replace(event), now + event.ttl)
-            self._happened.notify_all()
+            self._happened.wake()
 
     def _count(self, count: Count, now: int) -> None:
         expires_at, value = self._counters.get(count.key, now) or (now + count.ttl, 0)

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from threading import TIMEOUT_MAX, Lock
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from ..errors import StoreError
 from .base import CANCELLED, DEAD, DONE, RELEASE, RETRY, Count, Event, Outcome, Record, Schedule, Value
@@ -53,6 +55,38 @@ class Heap:
         """The keys from the least on; whoever asks for the next has removed the one before."""
         while (key := self.first()) is not None and key[0] <= bound:
             yield key
+
+
+class Sleepers:
+    """Threads that wait for something to happen; `prepare` and `wake` are called under the store's lock.
+
+    An interrupt may land anywhere in a sleep, and leaves nothing behind: each sleeps on a lock that nobody
+    else keeps. (A Condition gives the store's lock back in the end, and may be interrupted just then.)
+    """
+
+    __slots__ = ("_alarms",)
+
+    def __init__(self) -> None:
+        self._alarms: WeakSet[Lock] = WeakSet()
+
+    def prepare(self) -> Lock:
+        """What `sleep` waits for: from here on no call of `wake` is missed."""
+        alarm = Lock()
+        alarm.acquire()
+        self._alarms.add(alarm)
+        return alarm
+
+    @staticmethod
+    def sleep(alarm: Lock, timeout: float) -> None:
+        """Wait for the alarm, up to so many milliseconds; without the store's lock."""
+        alarm.acquire(timeout=min(max(0.0, timeout / 1000), TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        """Let all go on who have prepared for a sleep."""
+        if self._alarms:
+            for alarm in self._alarms:
+                alarm.release()
+            self._alarms.clear()
 
 
 class Expiring(Generic[T]):
