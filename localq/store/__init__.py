@@ -48,7 +48,7 @@ SQLITE_OPTIONS = {"durability": str, "gate_timeout": int, "busy_timeout": int, "
 
 _files: dict[tuple[int, int], SQLiteStore] = {}
 _memories: dict[str, MemoryStore] = {}
-_being_opened: set[str] = set()
+_is_opening = False
 
 
 def open_store(url: str) -> Store:
@@ -102,36 +102,36 @@ def sqlite_url(path: str | os.PathLike[str], **options: Any) -> str:
 
 
 def _open_sqlite(url: str) -> SQLiteStore:
+    global _is_opening
+    with opening:
+        if _is_opening:  # the lock lets this thread in again
+            raise StoreError(
+                f"{url!r} is asked for in the middle of opening a file on this same thread: a signal handler must "
+                "not do so; set a flag there and act on it later"
+            )
+        _is_opening = True
+        try:
+            return _find_or_open(url)
+        finally:
+            _is_opening = False
+
+
+def _find_or_open(url: str) -> SQLiteStore:
     path = os.path.realpath(sqlite_path(url))
     options = _options(url)
-    with opening:
-        store = _find(path)
-        if store is None:
-            store = _open_file(path, options)
-        else:
-            if options.get("durability", store.durability) != store.durability:
-                raise BrokerError(
-                    f"{path!r} is open in this process with durability {store.durability!r} already; "
-                    "open it with the same one everywhere"
-                )
-            store.users += 1
-        return store
-
-
-def _open_file(path: str, options: dict[str, Any]) -> SQLiteStore:
-    if path in _being_opened:  # the lock lets this thread in again
-        raise StoreError(
-            f"{path!r} is just being opened on this same thread: a signal handler must not use it; set a flag "
-            "there and act on it later"
-        )
-    _being_opened.add(path)
-    try:
+    store = _find(path)
+    if store is None:
         store = SQLiteStore(path, **options)
         status = os.stat(path)
         _files[status.st_dev, status.st_ino] = store
         return store
-    finally:
-        _being_opened.discard(path)
+    if options.get("durability", store.durability) != store.durability:
+        raise BrokerError(
+            f"{path!r} is open in this process with durability {store.durability!r} already; "
+            "open it with the same one everywhere"
+        )
+    store.users += 1
+    return store
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def test_what_runs_when_the_file_goes_comes_to_its_end(lab: Lab) -> None:
     lab.wait_for_notes("released")
     lab.wait_for_workers(1, without=[worker])
     lab.wait_for_notes("mail")
-    assert lab.states() == {}
+    wait_until(lambda: lab.states() == {}, why="nothing is left to run")
     pool.stop()
 
 

@@ -366,8 +366,9 @@ last, kept = Sends(), weakref.finalize(broker, try_to_send)
 print(len(refused))
 """,
     )
-    assert len(lab.notes("sent")) > 2000
-    assert int(script.out()) < 1000
+    sent, refused = len(lab.notes("sent")), int(script.out())
+    assert 3000 <= sent + refused <= 3002  # the last two come after the count
+    assert sent > 1200
 
 
 def test_a_thread_that_exits_in_the_middle_of_a_send(lab: Lab) -> None:
