@@ -182,6 +182,29 @@ asyncio.run(main())
     assert script.out().split() == ["100", "100"]
 
 
+def test_a_handler_that_sends_in_the_middle_of_the_first_send(lab: Lab) -> None:
+    script = run(
+        lab,
+        """
+refused = []
+def interrupt(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "<module>" and "urllib" in frame.f_code.co_filename:
+        try:
+            send(1)
+        except StoreError as error:
+            refused.append(str(error))
+
+sys.modules.pop("urllib.parse", None)
+sys.setprofile(interrupt)
+send(2)
+sys.setprofile(None)
+print(refused)
+""",
+    )
+    assert "a signal handler must not do so" in script.out()
+    assert lab.notes("sent") == ["sent 2"]
+
+
 # -- forks, of all kinds
 
 
