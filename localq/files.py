@@ -102,6 +102,20 @@ def _allocate(descriptor: int, size: int) -> None:
         missing -= os.write(descriptor, bytes(missing))
 
 
+def write_through(path: str) -> None:
+    """Have what was written to a file brought to the disk, by whoever it was. (Of SQLite's files only for the log,
+    on which it has no locks: see `store.database`.)
+
+    Raises:
+      OSError: it is not there, or the disk refuses.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | NO_LINK)
+    try:
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def names_in(folder: str) -> list[str]:
     """What is in the folder, as far as this user may see it."""
     try:

@@ -31,6 +31,7 @@ from ..late_imports import import_all_before_fork
 from .folder import prepare_folder
 from .gate import Gate
 from .leftovers import Leftovers, emptied, size_of
+from .log_sync import LogSync
 from .transactions import FairLock, Read, Write
 
 APPLICATION_ID = 0x6C6F6371  # "locq"
@@ -81,7 +82,7 @@ class Database:
             )
         self.path = path
         self.side = path + ".localq"
-        self._full = full
+        self.log_sync = LogSync(path) if full else None
         self.busy_timeout = busy_timeout
         self.longest_lock = min(busy_timeout, LONGEST_LOCK)
         prepare_folder(path, self.side, on_network)
@@ -207,7 +208,7 @@ class Database:
                 f"{self.path!r} cannot use SQLite's write-ahead log (its mode stays {mode!r}), which "
                 "several processes need; put it on a local disk"
             )
-        execute(f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}")
+        execute("PRAGMA synchronous = NORMAL")  # FULL would wait for the disk inside of the gate: see log_sync.py
         execute("PRAGMA wal_autocheckpoint = 4000")
         execute("PRAGMA journal_size_limit = -1")  # it is cut down in steps: see wal.py
         execute("PRAGMA mmap_size = 0")
@@ -307,6 +308,7 @@ class Database:
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
             self.lock = FairLock()
+            self.log_sync = LogSync(self.path) if self.log_sync is not None else None
             self.forget_in_child()
         else:
             self.lock.release()

@@ -51,7 +51,7 @@ class SQLiteStore(RegistrySQLite):
     Parameters:
       path: absolute path of the file; made where there is none, in a folder that exists.
       durability: "normal" survives the death of every process; "full" also power loss, at the
-        price of waiting for the disk at each commit.
+        price of waiting for the disk before each write returns (others may see it already).
       gate_timeout: milliseconds that a writer waits for others before `StoreBusy`.
       busy_timeout: milliseconds that it waits for a program which is not localq.
       network: "allow" to use a network file system all the same.

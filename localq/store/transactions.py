@@ -179,17 +179,19 @@ class Write:
         traceback: TracebackType | None,
     ) -> None:
         failure = exc
+        is_written = False
         try:
             if exc is None:
                 self._database.open_connection.execute("COMMIT")  # type: ignore[union-attr]
+                is_written = True
                 self._database.commits += 1
         except BaseException as error:
             failure = error
-        self._leave(failure, True)
+        self._leave(failure, True, is_written)
         if failure is not exc and failure is not None:
             raise failure  # a Ctrl-C in the middle of the commit
 
-    def _leave(self, failure: BaseException | None, entered: bool) -> None:
+    def _leave(self, failure: BaseException | None, entered: bool, is_written: bool = False) -> None:
         """Let go of all; raise what SQLite said in our words, or a Ctrl-C that came meanwhile."""
         late: BaseException | None = None
         patience = PATIENCE
@@ -205,6 +207,11 @@ class Write:
                     patience -= 1
                     if not patience or not isinstance(interrupt, MemoryError):
                         raise
+        if is_written and self._database.log_sync is not None:
+            try:
+                self._database.log_sync.wait()
+            except BaseException as error:
+                late = late or error
         shielded().__exit__(None, failure or late, None)
         if isinstance(failure, sqlite3.Error):
             raise translate(failure, self._database.path, self._database.busy_timeout) from failure

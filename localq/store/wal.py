@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..clock import clock
+from ..files import write_through
 from ..logging import get_logger
 from ..threading import shielded
 from .transactions import translate
@@ -60,23 +61,15 @@ class WriteAheadLog:
         """
         is_large = self.size > LARGE
         if is_large:
-            self._sync()
+            # Outside of the gate, since SQLite will ask for that inside.
+            with suppress(OSError):
+                write_through(self._path)
         if self._write_back(self.size):
             self._looks = 0
             return is_large
         if self.size > BOUND:
             self._warn()
         return False
-
-    def _sync(self) -> None:
-        """Have it written to the disk outside of the gate, since SQLite will ask for that inside. (No lock
-        of SQLite's is on this file, so it may be opened.)"""
-        with suppress(OSError):
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
     def _write_back(self, size: int) -> bool:
         """Write back, and cut off all or the last part; not, and False, if somebody reads in it."""

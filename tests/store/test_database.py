@@ -434,16 +434,6 @@ def test_it_is_set_up_once_and_for_all(store: SQLiteStore) -> None:
     assert pragma(store, "mmap_size") == 0
 
 
-@pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])
-def test_durability_says_whether_a_commit_waits_for_the_disk(
-    open_at: Open, durability: str, synchronous: int
-) -> None:
-    store = open_at(durability=durability)
-    assert pragma(store, "synchronous") == synchronous
-    store.database.close()
-    assert pragma(store, "synchronous") == synchronous, "also after it was opened again"
-
-
 def test_an_unknown_durability_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="'normal' or 'full'"):
         SQLiteStore(path, durability="none")
