@@ -61,7 +61,8 @@ class TimeLimit(Middleware):
 
     def _forget(self) -> None:
         self._deadlines: dict[int, float] = {}
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._wakes_at: float | None = None
         self._process = os.getpid()
         self._watcher: threading.Thread | None = None
@@ -97,7 +98,7 @@ class TimeLimit(Middleware):
         self._broker = broker
         if self._watcher is None or self._process != os.getpid():
             self._start()
-        with self._condition:
+        with self._lock:
             self._deadlines[threading.get_ident()] = deadline
             # A usual limit lies behind the one that the watcher waits for: no need to wake it.
             if self._wakes_at is None or deadline < self._wakes_at:
@@ -111,7 +112,7 @@ class TimeLimit(Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        with self._condition:
+        with self._lock:
             self._deadlines.pop(threading.get_ident(), None)
 
     after_skip_message = after_process_message

@@ -90,29 +90,30 @@ class Bells:
     def ring(self, name: str, count: int = 1) -> None:
         """There are `count` new messages in that queue: wake as many of those who want them, and first
         those who want any: whoever leaves some actors alone may have come in vain."""
-        left = self._wake(WANTS_MESSAGE, mask((name,)), count)
-        self._wake(WANTS_SOME_MESSAGE, mask((name,)), left)
+        left = self._wake(WANTS_MESSAGE, name, count)
+        self._wake(WANTS_SOME_MESSAGE, name, left)
 
     def pass_on(self, name: str) -> None:
         """There may be messages in that queue that somebody else leaves alone, or leaves for now: wake one
         who wants any."""
-        self._wake(WANTS_MESSAGE, mask((name,)), 1)
+        self._wake(WANTS_MESSAGE, name, 1)
 
     def ring_value(self, key: str) -> None:
         """There is something under that key: wake all who wait for it."""
-        self._wake(WANTS_VALUE, mask((key,)), SLOTS)
+        self._wake(WANTS_VALUE, key, SLOTS)
 
     def ring_event(self, topic: str) -> None:
         """There is a new event of that topic: wake all who wait for it."""
-        self._wake(WANTS_EVENT, mask((topic,)), SLOTS)
+        self._wake(WANTS_EVENT, topic, SLOTS)
 
-    def _wake(self, state: bytes, wants: int, count: int) -> int:
+    def _wake(self, state: bytes, name: str, count: int) -> int:
         """Wake up to `count` sleepers; say how many that are too few."""
         table = self._table
         if table is None:
             return 0
         slot = table.states.find(state, 0, SLOTS)
         if slot >= 0:
+            wants = mask((name,))
             with shielded():  # an interrupt in there would leave a file open
                 while slot >= 0 and count > 0:
                     if table.wants[slot] & wants:

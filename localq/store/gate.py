@@ -130,7 +130,7 @@ class Gate:
 
         So it can be called once more when a Ctrl-C interrupted it.
         """
-        if self.is_inside:
+        if self._depth and self._is_owned():
             self._is_taken = False
             if self._descriptor >= 0:
                 unlock(self._descriptor)

@@ -20,15 +20,15 @@ def place_of(record: Record, position: int, now: int) -> tuple[str, int]:
 
 
 def row_of(record: Record, position: int, now: int) -> tuple[Any, ...]:
-    if type(record.body) is not bytes:
+    body = record.body
+    if type(body) is not bytes:
         raise StoreError(
-            f"the body of message {record.message_id!r} is a {type(record.body).__name__}; only bytes are "
-            "stored: encode it first"
+            f"the body of message {record.message_id!r} is a {type(body).__name__}; only bytes are stored: encode "
+            "it first"
         )
     state, position = place_of(record, position, now)
     return (
-        record.message_id, record.queue, record.actor,
-        record.body if len(record.body) <= INLINE else None,
+        record.message_id, record.queue, record.actor, body if len(body) <= INLINE else None,
         record.encoder, record.wire, record.priority, record.eta, record.lane, record.root,
         record.unique_key, record.created_at or now, state, position,
     )  # fmt: skip

@@ -118,7 +118,7 @@ class SQLiteStore(RegistrySQLite):
         if not records:
             return
         first = self.database.gate.next_position(now, len(records))
-        rows = [row_of(record, position, now) for position, record in enumerate(records, first)]
+        rows = (row_of(record, position, now) for position, record in enumerate(records, first))
         if all(len(record.body) <= INLINE for record in records):
             connection.executemany(sql.INSERT, rows)
             return
