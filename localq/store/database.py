@@ -235,20 +235,19 @@ class Database:
     def _bring_up_to_date(self, connection: sqlite3.Connection, is_new: bool) -> None:
         if is_new:
             schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
-            self._apply(connection, schema, SCHEMA_VERSION)
+            self._apply(connection, schema)
             return
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < SCHEMA_VERSION:
             self._back_up(connection, version)
-            for old in range(version, SCHEMA_VERSION):
-                self._apply(connection, MIGRATIONS[old], old + 1)
+            self._apply(connection, ";".join(MIGRATIONS[old] for old in range(version, SCHEMA_VERSION)))
 
-    def _apply(self, connection: sqlite3.Connection, script: str, version: int) -> None:
-        # One transaction: a file is of one version or the other, whenever the process dies.
+    def _apply(self, connection: sqlite3.Connection, script: str) -> None:
+        # One transaction: a file is of the old version or of this one, whenever the process dies.
         try:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {script}; PRAGMA application_id = {APPLICATION_ID}; "
-                f"PRAGMA user_version = {version}; COMMIT"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
             )
         except BaseException:
             if connection.in_transaction:
