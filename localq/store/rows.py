@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import StoreError
 from .base import CANCELLED, DEAD, DELAYED, WAITING, Record, Selection
-from .statements import COLUMNS
+from .statements import COLUMNS, SELECT_PAYLOAD
 
 INLINE = 2000
 """Bytes of a body that its row still holds; larger ones lie apart."""
+
+Bodies = dict[int, Any]
+"""Bodies that lie apart, by the sequence of their message; None where there should be one."""
 
 
 def place_of(record: Record, position: int, now: int) -> tuple[str, int]:
@@ -56,6 +60,7 @@ def record_of(row: Sequence[Any]) -> Record:
 
 
 _NAMES = COLUMNS.split(", ")
+_BODY, _SEQUENCE = _NAMES.index("body"), _NAMES.index("sequence")
 _OPTIONAL = {"eta", "owner", "claimed_at", "died_at"}
 _TYPES: list[tuple[type, ...]] = [
     (bytes, type(None)) if name == "body"
@@ -83,6 +88,27 @@ def text(value: Any) -> str:
 def whole(value: Any) -> int:
     """What should be a whole number; 0 where it is none."""
     return value if isinstance(value, int) else 0
+
+
+def bodies_apart(connection: sqlite3.Connection, rows: list[Any]) -> Bodies:
+    """What lies in the table of large bodies for these rows, by their sequence."""
+    sequences = [row[_SEQUENCE] for row in rows if row[_BODY] is None]
+    bodies: Bodies = {}
+    for sequence in sequences:
+        (bodies[sequence],) = connection.execute(SELECT_PAYLOAD, (sequence,)).fetchone() or (None,)
+    return bodies
+
+
+def records_of(rows: list[Any], bodies: Bodies) -> list[Record]:
+    """The records in rows of all `COLUMNS`, with what `bodies_apart` found for them."""
+    records = [record_of(row) for row in rows]
+    for record in records:
+        if record.body is None:
+            body = bodies[record.sequence]
+            record.body = body if isinstance(body, bytes) else b""
+            if body is not record.body:
+                record.flaw = record.flaw or "its row is damaged: its body is missing"
+    return records
 
 
 def moved_row(record: Record, state: str, position: int, now: int) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ from .bell import WANTS_MESSAGE, WANTS_SOME_MESSAGE, Bells, mask
 from .database import SCHEMA_VERSION, Database, opening
 from .leftovers import size_of
 from .registry import RegistrySQLite
-from .rows import INLINE, moved_row, place_of, record_of, row_of, text, where
+from .rows import INLINE, Bodies, bodies_apart, moved_row, place_of, record_of, records_of, row_of, text, where
 from .upkeep import Upkeep
 
 
@@ -136,12 +136,16 @@ class SQLiteStore(RegistrySQLite):
             self.bells.ring(queue, count)
 
     def finish(self, outcomes: Sequence[Outcome], *, now: int, claim: Claim | None = None) -> list[Record]:
-        claimed: list[Record] = []
+        rows: list[Any] = []
+        bodies: Bodies = {}
         with self.database.write as connection:
             written = self._conclude(connection, outcomes, now) if outcomes else []
             called_back = self._carry(connection, written, now) if written else []
             if claim is not None:
-                claimed = self._claim(connection, claim, now)
+                rows = self._claim(connection, claim, now)
+                bodies = bodies_apart(connection, rows)
+        claimed = records_of(rows, bodies)  # not inside: others wait for the gate meanwhile
+        claimed.sort(key=lambda record: (record.priority, record.position, record.sequence))
         self._tell(written, called_back)
         if claim is not None and len(claimed) == claim.limit:
             # There may be more: whoever was woken for several messages passes the bell on.
@@ -237,7 +241,7 @@ class SQLiteStore(RegistrySQLite):
             elif outcome.retry is not None:
                 self.bells.ring(outcome.retry.queue)
 
-    def _claim(self, connection: sqlite3.Connection, claim: Claim, now: int) -> list[Record]:
+    def _claim(self, connection: sqlite3.Connection, claim: Claim, now: int) -> list[Any]:
         queues = list(dict.fromkeys(claim.queues))
         if not queues:
             return []
@@ -250,20 +254,7 @@ class SQLiteStore(RegistrySQLite):
             skip, limit = tuple(claim.skip), claim.limit
             each = itertools.chain.from_iterable((queue, *skip, limit) for queue in queues)
             rows = connection.execute(statement, (*mark, *each, limit)).fetchall()
-        records = self._records(connection, rows)
-        if len(records) > 1:
-            records.sort(key=lambda record: (record.priority, record.position, record.sequence))
-        return records
-
-    def _records(self, connection: sqlite3.Connection, rows: list[Any]) -> list[Record]:
-        records = [record_of(row) for row in rows]
-        for record in records:
-            if record.body is None:
-                (body,) = connection.execute(sql.SELECT_PAYLOAD, (record.sequence,)).fetchone() or (None,)
-                record.body = body if isinstance(body, bytes) else b""
-                if body is not record.body:
-                    record.flaw = record.flaw or "its row is damaged: its body is missing"
-        return records
+        return rows
 
     def wait(
         self,
@@ -321,7 +312,8 @@ class SQLiteStore(RegistrySQLite):
         )
         with self.database.read as connection:
             rows = connection.execute(statement, (after, *values, limit)).fetchall()
-            return self._records(connection, rows)
+            bodies = bodies_apart(connection, rows)
+        return records_of(rows, bodies)
 
     def move(self, selection: Selection, state: str, *, now: int) -> int:
         sources = {
