@@ -201,6 +201,7 @@ class Database:
         is_new = self._is_new(connection)  # or it is refused, before anything of it is touched
         make_private(self.path)
         if is_new:
+            execute("PRAGMA page_size = 2048")  # a commit of one message writes three pages, whatever is on them
             execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -209,7 +210,7 @@ class Database:
                 "several processes need; put it on a local disk"
             )
         execute("PRAGMA synchronous = NORMAL")  # FULL would wait for the disk inside of the gate: see log_sync.py
-        execute("PRAGMA wal_autocheckpoint = 4000")
+        execute("PRAGMA wal_autocheckpoint = 8000")
         execute("PRAGMA journal_size_limit = -1")  # it is cut down in steps: see wal.py
         execute("PRAGMA mmap_size = 0")
         execute("PRAGMA temp_store = MEMORY")

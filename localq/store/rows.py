@@ -10,7 +10,7 @@ from ..errors import StoreError
 from .base import CANCELLED, DEAD, DELAYED, WAITING, Record, Selection
 from .statements import COLUMNS, SELECT_PAYLOAD
 
-INLINE = 2000
+INLINE = 1500
 """Bytes of a body that its row still holds; larger ones lie apart."""
 
 Bodies = dict[int, Any]
