@@ -89,7 +89,7 @@ class WorkerThread(threading.Thread):
         self._burst = 1
         self._slowest = 0.0
         self._is_in_a_stream = False
-        """Whether messages come so fast that several are there at each claim, and are so short that none is left."""
+        """Whether several messages are there at each claim, and are so short that none is left at the next."""
         self._failures = 0
         self._cell: Cell | None = None
         self._has_told, self._told_at = False, -math.inf

@@ -46,9 +46,13 @@ CREATE TABLE hold (
 ) WITHOUT ROWID;
 CREATE INDEX hold_by_holder ON hold (holder);
 CREATE INDEX cancelled ON message (died_at) WHERE state = 'cancelled'""",
+    3: """
+DROP INDEX aside;
+CREATE INDEX aside ON message (state, queue)
+  WHERE state <> 'waiting' AND state <> 'delayed' AND state <> 'running' AND state <> 'dead'""",
 }
 """By version: the statements that make a file of the next version of it."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 

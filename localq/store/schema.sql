@@ -41,7 +41,8 @@ CREATE INDEX waiting ON message (lane, queue, priority, position) WHERE state = 
 CREATE INDEX delayed ON message (queue, position) WHERE state = 'delayed';
 CREATE INDEX running ON message (owner, queue)    WHERE state = 'running';
 CREATE INDEX dead    ON message (died_at, queue)  WHERE state = 'dead';
-CREATE INDEX aside   ON message (state, queue)    WHERE state IN ('held', 'cancelled');
+CREATE INDEX aside   ON message (state, queue)    -- and whatever no store has written there
+  WHERE state <> 'waiting' AND state <> 'delayed' AND state <> 'running' AND state <> 'dead';
 CREATE INDEX cancelled ON message (died_at)       WHERE state = 'cancelled';
 
 CREATE TABLE worker (

@@ -52,8 +52,11 @@ RELEASE = """
 UPDATE message SET state = 'waiting', owner = NULL, claimed_at = NULL, attempts = attempts - 1
 WHERE sequence = ? AND owner = ? AND claim = ? AND state = 'running'"""
 
+# The condition of the index of that name, without which SQLite does not take it.
+_ASIDE = "state <> 'waiting' AND state <> 'delayed' AND state <> 'running' AND state <> 'dead'"
+
 # Each state in the order of its index, which spares the sorting; so a queue may come several times.
-COUNTS = """
+COUNTS = f"""
 SELECT queue, 'waiting', count(*) FROM message INDEXED BY waiting
 WHERE state = 'waiting' GROUP BY lane, queue UNION ALL
 SELECT queue, 'delayed', count(*) FROM message INDEXED BY delayed
@@ -62,8 +65,8 @@ SELECT queue, 'running', count(*) FROM message INDEXED BY running
 WHERE state = 'running' GROUP BY owner, queue UNION ALL
 SELECT queue, 'dead', count(*) FROM message INDEXED BY dead
 WHERE state = 'dead' GROUP BY queue UNION ALL
-SELECT queue, state, count(*) FROM message
-WHERE state IN ('held', 'cancelled') GROUP BY queue, state"""
+SELECT queue, state, count(*) FROM message INDEXED BY aside
+WHERE {_ASIDE} AND state IN ('held', 'cancelled') GROUP BY state, queue"""
 
 
 @lru_cache(maxsize=64)
@@ -222,7 +225,7 @@ DELETE_SCHEDULE = "DELETE FROM schedule WHERE name = ?"
 
 # What no store has written, and nobody would ever claim or finish: SQLite puts blobs behind all texts,
 # and texts behind all numbers.
-_NOBODYS = """
+_NOBODYS = f"""
 SELECT sequence FROM message INDEXED BY waiting WHERE state = 'waiting' AND lane < 'alone' UNION ALL
 SELECT sequence FROM message INDEXED BY waiting
 WHERE state = 'waiting' AND lane > 'alone' AND lane < 'thread' UNION ALL
@@ -231,7 +234,10 @@ SELECT sequence FROM message INDEXED BY waiting
 WHERE state = 'waiting' AND lane IN ('alone', 'thread') AND queue >= x'' UNION ALL
 SELECT sequence FROM message INDEXED BY delayed WHERE state = 'delayed' AND queue >= x'' UNION ALL
 SELECT sequence FROM message INDEXED BY running WHERE state = 'running' AND owner IS NULL UNION ALL
-SELECT sequence FROM message INDEXED BY running WHERE state = 'running' AND owner >= ''
+SELECT sequence FROM message INDEXED BY running WHERE state = 'running' AND owner >= '' UNION ALL
+SELECT sequence FROM message INDEXED BY aside WHERE {_ASIDE} AND state < 'cancelled' UNION ALL
+SELECT sequence FROM message INDEXED BY aside WHERE {_ASIDE} AND state > 'cancelled' AND state < 'held' UNION ALL
+SELECT sequence FROM message INDEXED BY aside WHERE {_ASIDE} AND state > 'held'
 LIMIT :batch"""
 
 BURY_NOBODYS = f"""

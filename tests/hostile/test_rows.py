@@ -158,6 +158,12 @@ def test_a_damaged_row_can_be_retried_and_purged(queue: Queue) -> None:
         {"state": "running"},
         {"state": "running", "owner": "me"},
         {"state": "running", "owner": b"me"},
+        {"state": "asleep"},
+        {"state": "Waiting"},
+        {"state": "zzz"},
+        {"state": ""},
+        {"state": b"waiting"},
+        {"state": 7},
     ],
 )
 def test_what_nobody_could_ever_claim_or_finish_is_a_dead_letter(queue: Queue, columns: dict[str, Any]) -> None:
@@ -199,13 +205,6 @@ def test_what_cannot_be_run_is_a_dead_letter_with_its_reason(
     queue.work(queue.nothing_waits)
     (letter,) = queue.dead()
     assert reason in (letter.reason or "")
-
-
-def test_a_state_that_nobody_knows_is_left_alone_and_can_be_purged(queue: Queue) -> None:
-    for state in ("asleep", "", b"waiting"):
-        queue.insert(state=state)
-    queue.work(lambda: True)
-    assert sorted(record.state for record in queue.records()) == ["", "asleep", "b'waiting'"]
 
 
 def test_a_consumer_without_a_worker_buries_damaged_rows_too(queue: Queue) -> None:

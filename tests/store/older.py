@@ -8,6 +8,9 @@ from contextlib import closing
 from localq.store.database import SCHEMA_VERSION
 
 UNDO = {
+    3: """
+DROP INDEX aside;
+CREATE INDEX aside ON message (state, queue) WHERE state IN ('held', 'cancelled')""",
     2: "DROP TABLE hold; DROP INDEX cancelled; ALTER TABLE message DROP COLUMN traceback",
     1: "DROP INDEX value_of_the_dead; ALTER TABLE value DROP COLUMN until_revived",
 }
