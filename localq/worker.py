@@ -26,7 +26,7 @@ from .timekeeper import Timekeeper
 from .worker_thread import WorkerThread, no_lock
 
 SHORT = 2.0
-"""Milliseconds that an actor's runs must stay below to be run in bursts."""
+"""Milliseconds that an actor's runs usually stay below if they are run in bursts."""
 WORKER_TIMEOUT = 1000
 """Milliseconds between two looks for what a bell may have missed, where neither the worker nor the
 environment's ``dramatiq_worker_timeout`` says."""
@@ -38,8 +38,9 @@ QUEUE_PREFETCH = DELAY_QUEUE_PREFETCH = 0
 """Without effect, since nothing is prefetched; for who sets them."""
 ASYNC_CONCURRENCY = 100
 """How many messages of async actors a process runs at the same time."""
-FORGETTING = 0.9
-"""What is left, at each further run, of how long the slowest one took."""
+NEWS = 0.1
+"""How much the last run counts in how long an actor usually takes. Not the slowest one alone: on a machine that is
+busy, any run may be interrupted for some milliseconds by the system, and says nothing about the next."""
 
 
 class Worker:
@@ -94,7 +95,7 @@ class Worker:
         """The queues that it was limited to; dramatiq's name, which hooks read."""
         self._supervisor = supervisor
         self._pool = pool
-        self._slowest: dict[str, float] = {}
+        self._usual: dict[str, float] = {}
         self._alone: _Turnstile | None = None
         self._running = False
         self._consumers: dict[str, ConsumerThread] = {}
@@ -314,14 +315,14 @@ class Worker:
         return known
 
     def is_short(self, actor_name: str) -> bool:
-        """Whether the slowest recent run of an actor was short."""
-        return self._slowest.get(actor_name, SHORT) < SHORT
+        """Whether the recent runs of an actor were short."""
+        return self._usual.get(actor_name, SHORT) < SHORT
 
     def learn(self, actor_name: str, millis: float) -> float:
-        """Remember how long a run took; returns what the slowest recent one took."""
-        slowest = max(millis, self._slowest.get(actor_name, 0.0) * FORGETTING)
-        self._slowest[actor_name] = slowest
-        return slowest
+        """Remember how long a run took; returns how long the actor's usually take."""
+        before = self._usual.get(actor_name, millis)
+        usual = self._usual[actor_name] = before + (millis - before) * NEWS
+        return usual
 
     def watch_bursts(self) -> None:
         """A thread has started on a burst: the timekeeper must have an eye on it."""

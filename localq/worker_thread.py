@@ -87,7 +87,7 @@ class WorkerThread(threading.Thread):
         self._claimed: deque[Record] = deque()
         self._ended: deque[Ended] = deque()
         self._burst = 1
-        self._slowest = 0.0
+        self._longest = 0.0
         self._is_in_a_stream = False
         """Whether several messages are there at each claim, and are so short that none is left at the next."""
         self._failures = 0
@@ -173,7 +173,7 @@ class WorkerThread(threading.Thread):
                 self._run_burst()
             else:
                 self._sleep()
-            self._is_in_a_stream = 1 < count < most and count * self._slowest < GATHERING
+            self._is_in_a_stream = 1 < count < most and count * self._longest < GATHERING
             self._failures = 0
         except StoreError as error:
             self._pause_after(error)
@@ -210,7 +210,7 @@ class WorkerThread(threading.Thread):
     # -- a burst
 
     def _run_burst(self) -> None:
-        self._slowest = 0.0
+        self._longest = 0.0
         if len(self._claimed) > 1:
             self.bursting = True
             self.worker.watch_bursts()
@@ -221,7 +221,7 @@ class WorkerThread(threading.Thread):
                 break
             self._run_one(record)
         self.bursting = False
-        size = BURST_WORK / self._slowest if self._slowest else LONGEST_BURST
+        size = BURST_WORK / self._longest if self._longest else LONGEST_BURST
         self._burst = max(1, min(self._burst * 2, int(size), LONGEST_BURST))
 
     def _run_one(self, record: Record) -> None:
@@ -263,8 +263,8 @@ class WorkerThread(threading.Thread):
             cell.leave()
         self.started_at = 0.0
         self._ended.append((execution.outcome, execution.tell))
-        slowest = self.worker.learn(record.actor, time.monotonic() * 1000 - started)
-        self._slowest = max(self._slowest, slowest)
+        usual = self.worker.learn(record.actor, time.monotonic() * 1000 - started)
+        self._longest = max(self._longest, usual)
 
     def process_message(self, message: MessageProxy) -> None:
         """Run the actor of the message that was claimed, and all hooks around it. For tracers, which replace
