@@ -22,7 +22,8 @@ NUDGE = 0.25
 
 
 class Crew:
-    """Running workers. At first each thread of theirs is held, so that work can pile up.
+    """Running workers. At first each thread of theirs is held, so that work can pile up; and whenever it is
+    asked for.
 
     Parameters:
       contender: whose.
@@ -36,43 +37,57 @@ class Crew:
         self._process = process
         self._folder = Path(folder)
         self._threads = threads
-        self._marks = 0
+        self._marks = self._holds = 0
+        self.is_held = False
 
     @property
     def pids(self) -> list[int]:
-        """Its processes, and the servers that it needs."""
-        return [*procfs.tree(self._process.pid), *self._contender.servers]
+        """Its processes."""
+        return procfs.tree(self._process.pid)
 
     def hold(self) -> None:
         """Return when every thread of every process is there and held."""
+        if self.is_held:
+            return
+        self._holds += 1
+        self.is_held = True
+        self._hold_folder.mkdir()
         for _ in range(self._threads):
-            self._contender.hold.send(self._folder.as_posix())
+            self._contender.send_one("hold", self._hold_folder.as_posix())
         deadline, nudge = time.monotonic() + START_TIMEOUT, time.monotonic() + NUDGE
-        while len(list(self._folder.glob("held-*"))) < self._threads:
+        while len(list(self._hold_folder.glob("held-*"))) < self._threads:
             self._check(deadline, "its threads did not all start")
             if time.monotonic() > nudge:  # one process may have fetched more than it can run
-                self._contender.hold.send(self._folder.as_posix())
+                self._contender.send_one("hold", self._hold_folder.as_posix())
                 nudge = time.monotonic() + NUDGE
             time.sleep(0.01)
 
+    @property
+    def _hold_folder(self) -> Path:
+        return self._folder / f"hold-{self._holds}"
+
     def release(self) -> None:
         """Let the threads go."""
-        (self._folder / tasks.RELEASE).touch()
+        if self.is_held:
+            (self._hold_folder / tasks.RELEASE).touch()
+            self.is_held = False
 
     def send_mark(self) -> Path:
         """Send what tells that everything before it has been started."""
         self._marks += 1
         path = self._folder / f"mark-{self._marks}"
-        self._contender.mark.send(path.as_posix())
+        self._contender.send_one("mark", path.as_posix())
         return path
 
     def wait_for(self, mark: Path) -> None:
-        """Return when the queue is empty. Waits for a file, so as not to disturb, and then asks."""
+        """Return when nothing is waiting or running. Waits for a file, so as not to disturb, and then asks."""
         deadline = time.monotonic() + MARK_TIMEOUT
         while not mark.exists():
             self._check(deadline, "the messages did not come to their end")
             time.sleep(0.001)
-        self._contender.join()
+        while not self._contender.is_over():
+            self._check(deadline, "the last messages did not come to their end")
+            time.sleep(0.001)
 
     def _check(self, deadline: float, what: str) -> None:
         if self._process.poll() is not None:

@@ -1,26 +1,25 @@
-"""What is measured of a contender, one function a question. All but the first two need its workers."""
+"""What several groups measure of a contender, one function a question."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from . import procfs
 from .contender import Contender
 from .crew import Crew
-from .spread import Spread, gaps, spread_of
+from .spread import gaps
 
 SETTLE = 1.0
 """Seconds after which a pool with nothing to do counts as idle."""
-RESULT_TIMEOUT = 30_000
 
 
 def enqueue_each(contender: Contender, count: int) -> float:
-    """Messages a second: `send`, again and again, with no workers."""
-    send = contender.noop.send
+    """Messages a second: one by one, with no workers."""
     begin = time.monotonic()
-    for _ in range(count):
-        send()
+    contender.send_each("noop", [()] * count)
     return count / (time.monotonic() - begin)
 
 
@@ -29,75 +28,86 @@ def enqueue_bulk(contender: Contender, count: int) -> float | None:
     if contender.send_bulk is None:
         return None
     begin = time.monotonic()
-    contender.send_bulk(count)
+    contender.send_noops(count)
     return count / (time.monotonic() - begin)
 
 
-def drain(contender: Contender, crew: Crew, count: int) -> float:
+def drain_noops(contender: Contender, crew: Crew, count: int) -> float:
     """Messages a second: they pile up while the workers are held, which then run them all."""
-    if contender.send_bulk is not None:
-        contender.send_bulk(count)
-    else:
-        for _ in range(count):
-            contender.noop.send()
+    crew.hold()
+    contender.send_noops(count)
+    return count / release(crew)
+
+
+def drain(contender: Contender, crew: Crew, task: str, arguments: Sequence[tuple[Any, ...]]) -> float:
+    """Seconds that the workers need for messages that piled up while they were held."""
+    crew.hold()
+    contender.send_each(task, arguments)
+    return release(crew)
+
+
+def release(crew: Crew) -> float:
+    """Seconds that the workers need, from now on, for all that was sent while they were held."""
     mark = crew.send_mark()
     begin = time.monotonic()
     crew.release()
     crew.wait_for(mark)
-    return count / (time.monotonic() - begin)
+    return time.monotonic() - begin
 
 
 def together(contender: Contender, crew: Crew, count: int) -> float:
     """Messages a second: sent one by one while the workers run them; until the last has run."""
-    send = contender.noop.send
+    crew.release()
     begin = time.monotonic()
-    for _ in range(count):
-        send()
+    contender.send_each("noop", [()] * count)
     crew.wait_for(crew.send_mark())
     return count / (time.monotonic() - begin)
 
 
-def pick_up(contender: Contender, count: int) -> Spread:
-    """From the call of `send` to the first line of the actor, while the workers sleep."""
+def pick_up(contender: Contender, count: int) -> list[int]:
+    """Nanoseconds from the call of `send` to the first line of the actor, while the workers sleep."""
     pauses = gaps()
     sent = []
     for _ in range(count):
         time.sleep(next(pauses))
         begin = time.monotonic_ns()
-        sent.append((begin, contender.stamp.send()))
+        sent.append((begin, contender.send_one("stamp")))
     # Their results are asked for afterwards, so that nobody but the workers is awake meanwhile.
-    started = [message.get_result(block=True, timeout=RESULT_TIMEOUT) for _, message in sent]
-    return spread_of([started[place] - begin for place, (begin, _) in enumerate(sent)])
+    started = [contender.result(message) for _, message in sent]
+    return [started[place] - begin for place, (begin, _) in enumerate(sent)]
 
 
-def round_trip(contender: Contender, count: int) -> Spread:
-    """From the call of `send` to the return of a blocking `get_result`."""
+def round_trip(contender: Contender, count: int) -> list[int]:
+    """Nanoseconds from the call of `send` to the return of a blocking `get_result`."""
     times = []
     for _ in range(count):
         begin = time.monotonic_ns()
-        contender.noop.send().get_result(block=True, timeout=RESULT_TIMEOUT)
+        contender.result(contender.send_one("noop"))
         times.append(time.monotonic_ns() - begin)
-    return spread_of(times)
+    return times
 
 
 @dataclass(slots=True)
 class Idleness:
-    """What a pool with nothing to do takes: percent of one core, wake-ups a second, megabytes."""
+    """What a pool with nothing to do takes: percent of one core, wake-ups a second, megabytes.
+
+    The servers that it needs count, but not their memory.
+    """
 
     cpu: float
     wake_ups: float
     memory: float
 
 
-def idle(crew: Crew, seconds: float) -> Idleness:
+def idle(contender: Contender, crew: Crew, seconds: float) -> Idleness:
     """Look at the processes for so many seconds in which nothing is sent."""
     time.sleep(SETTLE)
-    pids = crew.pids
+    pids = [*crew.pids, *contender.servers]
     begin, cpu, wake_ups = time.monotonic(), procfs.cpu_seconds(pids), procfs.wake_ups(pids)
     time.sleep(seconds)
     length = time.monotonic() - begin
     return Idleness(
         100 * (procfs.cpu_seconds(pids) - cpu) / length,
         (procfs.wake_ups(pids) - wake_ups) / length,
-        procfs.megabytes(pids),
+        procfs.megabytes(crew.pids),
     )

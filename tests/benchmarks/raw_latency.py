@@ -18,9 +18,9 @@ from msgpack import unpackb
 
 from localq.store import statements as sql
 
-from . import raw_loop
-from .raw_loop import RawQueue, forks
-from .spread import Spread, gaps, spread_of
+from . import forks, raw_loop
+from .raw_loop import RawQueue
+from .spread import gaps
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class Worker:
         return starts
 
 
-def pick_up(count: int) -> Spread:
-    """From before a message is made to right before its function would be called."""
+def pick_up(count: int) -> list[int]:
+    """From before a message is made to right before its function would be called; in nanoseconds."""
     pauses = gaps()
     sent = []
     with _worker() as worker:
@@ -69,11 +69,11 @@ def pick_up(count: int) -> Spread:
             worker.send()
             worker.wait()
         starts = worker.starts()
-    return spread_of([start - begin for start, begin in zip(starts, sent, strict=True)])
+    return [start - begin for start, begin in zip(starts, sent, strict=True)]
 
 
-def round_trip(count: int) -> Spread:
-    """From before a message is made to its result in hand."""
+def round_trip(count: int) -> list[int]:
+    """From before a message is made to its result in hand; in nanoseconds."""
     times = []
     with _worker() as worker:
         for _ in range(count):
@@ -82,7 +82,7 @@ def round_trip(count: int) -> Spread:
             worker.wait()
             worker.result(key)
             times.append(time.monotonic_ns() - begin)
-    return spread_of(times)
+    return times
 
 
 @contextmanager
@@ -92,8 +92,8 @@ def _worker() -> Iterator[Worker]:
         RawQueue(path).close()
         bell, bell_in = os.pipe()
         answer, answer_in = os.pipe()
-        report, report_in = forks.Pipe(duplex=False)
-        process = forks.Process(target=_serve, args=(path, bell, bell_in, answer_in, report_in), daemon=True)
+        report, report_in = forks.context.Pipe(duplex=False)
+        process = forks.context.Process(target=_serve, args=(path, bell, bell_in, answer_in, report_in), daemon=True)
         process.start()
         for theirs in (bell, answer_in):
             os.close(theirs)
@@ -122,7 +122,7 @@ def _serve(path: str, bell: int, bell_in: int, answer: int, report: Any) -> None
         starts.append(time.monotonic_ns())
         result = raw_loop.run(row)
         queue.begin()
-        raw_loop.finish(queue, 1, token, [row[raw_loop.SEQUENCE]], [result])
+        raw_loop.finish(queue, 1, token, [row], [result])
         raw_loop.claim(queue, 1, token, 1)
         queue.commit()
         os.write(answer, b"!")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import multiprocessing
 import os
 import sqlite3
 import sys
@@ -32,6 +31,9 @@ from localq.message import generate_unique_id
 from localq.store import statements as sql
 from localq.store.base import THREAD, WAITING
 from localq.store.gate import FIRST_NAP, LONGEST_NAP
+from localq.store.rows import INLINE
+from tests.benchmarks import forks
+from tests.benchmarks.forks import in_processes
 
 BURST = 32
 HOOKS = 6
@@ -44,15 +46,21 @@ EMPTY_NAP = 0.000_5
 _columns = [name.strip() for name in sql.COLUMNS.split(",")]
 ID, BODY, SEQUENCE = (_columns.index(name) for name in ("message_id", "body", "sequence"))
 POSITION = _columns.index("position")
+_GIVEN_BODY = 3  # in what `message_row` makes
 
 Row = tuple[Any, ...]
-forks = multiprocessing.get_context("fork")
 
 
 class RawQueue:
-    """A file with localq's tables, set up as localq does, and the lock around its transactions."""
+    """A file with localq's tables, set up as localq does, and the lock around its transactions.
 
-    def __init__(self, path: str) -> None:
+    Parameters:
+      path: of the file.
+      full: whether each commit waits for the disk, as with `durability=full`.
+    """
+
+    def __init__(self, path: str, full: bool = False) -> None:
+        self._synchronous = "FULL" if full else "NORMAL"
         self._gate = os.open(path + ".gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, cached_statements=256)
         self.execute, self.executemany = self._connection.execute, self._connection.executemany
@@ -66,7 +74,8 @@ class RawQueue:
         if self.execute("PRAGMA schema_version").fetchone()[0] == 0:
             self.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self.execute("PRAGMA journal_mode = WAL").fetchone()
-        for setting in ("synchronous = NORMAL", "wal_autocheckpoint = 4000", "journal_size_limit = 67108864"):
+        settings = (f"synchronous = {self._synchronous}", "wal_autocheckpoint = 4000", "journal_size_limit = -1")
+        for setting in settings:
             self.execute(f"PRAGMA {setting}").fetchall()
         self.execute("PRAGMA mmap_size = 0").fetchall()
         self.execute("PRAGMA temp_store = MEMORY")
@@ -99,13 +108,23 @@ class RawQueue:
 # -- what is timed
 
 
-def send_each(queue: RawQueue, count: int) -> None:
+def send_each(queue: RawQueue, count: int, *args: Any) -> None:
     """Messages of a transaction each."""
     for _ in range(count):
-        row = message_row()
+        row = message_row(*args)
         queue.begin()
-        queue.execute(sql.INSERT, row)
+        insert(queue, row)
         queue.commit()
+
+
+def insert(queue: RawQueue, row: Row) -> None:
+    """Write a message; a body that is too large for its row lies apart."""
+    body = row[_GIVEN_BODY]
+    if len(body) <= INLINE:
+        queue.execute(sql.INSERT, row)
+    else:
+        sequence = queue.execute(sql.INSERT, (*row[:_GIVEN_BODY], None, *row[_GIVEN_BODY + 1 :])).lastrowid
+        queue.execute(sql.INSERT_PAYLOAD, (sequence, body))
 
 
 def send_bulk(queue: RawQueue, count: int) -> None:
@@ -116,14 +135,14 @@ def send_bulk(queue: RawQueue, count: int) -> None:
     queue.commit()
 
 
-def message_row() -> Row:
+def message_row(*args: Any) -> Row:
     """A message for the no-op, as localq stores it."""
     now = time.time_ns()
     millis, message_id = now // 1_000_000, generate_unique_id()
     fields = {
         "queue_name": QUEUE,
         "actor_name": "noop",
-        "args": [],
+        "args": args,
         "kwargs": {},
         "options": {},
         "message_id": message_id,
@@ -138,28 +157,31 @@ def work(queue: RawQueue, worker: int, burst: int, is_over: Callable[[], bool]) 
 
     The finish of one burst and the claim of the next share a transaction.
     """
-    done: list[int] = []
+    claimed: list[Row] = []
     results: list[Row] = []
     token = 0
     while True:
         over, token = is_over(), token + 1
         queue.begin()
-        if done:
-            finish(queue, worker, token - 1, done, results)
+        if claimed:
+            finish(queue, worker, token - 1, claimed, results)
         claimed = claim(queue, worker, token, burst)
         queue.commit()
         if not claimed and over:
             return
         if not claimed:
             time.sleep(EMPTY_NAP)
-        done = [row[SEQUENCE] for row in claimed]
         results = [run(row) for row in claimed]
 
 
-def finish(queue: RawQueue, worker: int, token: int, done: list[int], results: list[Row]) -> None:
+def finish(queue: RawQueue, worker: int, token: int, done: list[Row], results: list[Row]) -> None:
     """Remove what was run, and keep its results."""
-    removed = queue.execute(sql.remove(len(done)), (*done, worker, token)).fetchall()
+    sequences = [row[SEQUENCE] for row in done]
+    removed = queue.execute(sql.remove(len(done)), (*sequences, worker, token)).fetchall()
     assert len(removed) == len(done)
+    for row in done:
+        if len(row[BODY]) > INLINE:
+            queue.execute(sql.DELETE_PAYLOAD, (row[SEQUENCE],))
     queue.executemany(sql.SET_VALUE, results)
 
 
@@ -172,7 +194,12 @@ def claim(queue: RawQueue, worker: int, token: int, burst: int) -> list[Row]:
     if not rows:
         rows = queue.execute(sql.claim(1, 0), (*mark, QUEUE, burst, burst)).fetchall()
     rows.sort(key=itemgetter(POSITION))
-    return rows
+    return [row if row[BODY] is not None else _with_body(queue, row) for row in rows]
+
+
+def _with_body(queue: RawQueue, row: Row) -> Row:
+    (body,) = queue.execute(sql.SELECT_PAYLOAD, (row[SEQUENCE],)).fetchone()
+    return (*row[:BODY], body, *row[BODY + 1 :])
 
 
 def run(row: Row) -> Row:
@@ -194,29 +221,29 @@ def hook(message: dict[str, Any]) -> None:
     """What a middleware would do."""
 
 
-def noop() -> None:
+def noop(*args: Any) -> None:
     """What an actor would do."""
 
 
 # -- messages per second
 
 
-def enqueue_each(count: int) -> float:
+def enqueue_each(count: int, *, full: bool = False) -> float:
     """One by one, by one process."""
-    return _rate(count, lambda path: in_processes([partial(_prepare, path, send_each, count)]))
+    return _rate(count, lambda path: in_processes([partial(_prepare, path, full, send_each, count)]).seconds)
 
 
 def enqueue_bulk(count: int) -> float:
     """In one transaction, by one process."""
-    return _rate(count, lambda path: in_processes([partial(_prepare, path, send_bulk, count)]))
+    return _rate(count, lambda path: in_processes([partial(_prepare, path, False, send_bulk, count)]).seconds)
 
 
 def drain(count: int, *, processes: int = 2, burst: int = BURST) -> float:
     """Messages that are there already, by several processes."""
 
     def measure(path: str) -> float:
-        in_processes([partial(_prepare, path, send_bulk, count)])
-        return in_processes(_workers(path, processes, burst, lambda: True))
+        in_processes([partial(_prepare, path, False, send_bulk, count)])
+        return in_processes(_workers(path, processes, burst, lambda: True)).seconds
 
     return _rate(count, measure)
 
@@ -225,13 +252,24 @@ def together(count: int, *, processes: int = 2, burst: int = BURST) -> float:
     """Sent one by one by one process while several others run them."""
 
     def measure(path: str) -> float:
-        sent = forks.Event()
+        sent = forks.context.Event()
 
         def send(queue: RawQueue) -> None:
             send_each(queue, count)
             sent.set()
 
-        return in_processes([partial(_prepare, path, send), *_workers(path, processes, burst, sent.is_set)])
+        workers = _workers(path, processes, burst, sent.is_set)
+        return in_processes([partial(_prepare, path, False, send), *workers]).seconds
+
+    return _rate(count, measure)
+
+
+def carry(data: bytes, count: int, *, processes: int = 2, burst: int = BURST) -> float:
+    """Messages with something large: sent one by one by one process, and then run by several others."""
+
+    def measure(path: str) -> float:
+        sending = in_processes([partial(_prepare, path, False, send_each, count, data)])
+        return sending.seconds + in_processes(_workers(path, processes, burst, lambda: True)).seconds
 
     return _rate(count, measure)
 
@@ -239,12 +277,12 @@ def together(count: int, *, processes: int = 2, burst: int = BURST) -> float:
 def _workers(
     path: str, processes: int, burst: int, is_over: Callable[[], bool]
 ) -> list[Callable[[], Callable[[], None]]]:
-    return [partial(_prepare, path, work, number, burst, is_over) for number in range(1, processes + 1)]
+    return [partial(_prepare, path, False, work, number, burst, is_over) for number in range(1, processes + 1)]
 
 
-def _prepare(path: str, function: Callable[..., None], *args: Any) -> Callable[[], None]:
+def _prepare(path: str, full: bool, function: Callable[..., None], *args: Any) -> Callable[[], None]:
     """Open the queue; what comes back is what is timed."""
-    return partial(function, RawQueue(path), *args)
+    return partial(function, RawQueue(path, full), *args)
 
 
 def _rate(count: int, measure: Callable[[str], float]) -> float:
@@ -252,39 +290,6 @@ def _rate(count: int, measure: Callable[[str], float]) -> float:
         path = os.path.join(folder, "raw.db")
         RawQueue(path).close()
         return count / measure(path)
-
-
-def in_processes(prepared: list[Callable[[], Callable[[], None]]]) -> float:
-    """Fork a process for each, let it prepare, start all at once; returns the seconds until the last
-    has ended."""
-    start = forks.Barrier(len(prepared))
-    reports, processes = [], []
-    try:
-        for prepare in prepared:
-            ours, theirs = forks.Pipe(duplex=False)
-            process = forks.Process(target=_child, args=(prepare, start, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            reports.append(ours)
-            processes.append(process)
-        times = [report.recv() for report in reports]
-    except BaseException:
-        for process in processes:
-            process.kill()
-        raise
-    finally:
-        for process in processes:
-            process.join()
-    seconds: float = max(end for _, end in times) - min(begin for begin, _ in times)
-    return seconds
-
-
-def _child(prepare: Callable[[], Callable[[], None]], start: Any, report: Any) -> None:
-    function = prepare()
-    start.wait(60)
-    begin = time.monotonic()
-    function()
-    report.send((begin, time.monotonic()))
 
 
 def main() -> None:

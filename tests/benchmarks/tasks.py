@@ -1,10 +1,13 @@
-"""The functions that both contenders run."""
+"""The functions that all contenders run."""
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 LOOK = 0.001
 """Seconds between two looks of a held worker for its release."""
@@ -33,3 +36,29 @@ def mark(path: str) -> None:
 def stamp() -> int:
     """When this runs, in nanoseconds of the clock that all processes share."""
     return time.monotonic_ns()
+
+
+def rest(milliseconds: float) -> None:
+    """Sleep, as a task does that waits for something."""
+    time.sleep(milliseconds / 1000)
+
+
+def compute(milliseconds: float) -> None:
+    """Use up so much of a core. What others take of it meanwhile does not count."""
+    end = time.thread_time_ns() + round(milliseconds * 1e6)
+    while time.thread_time_ns() < end:
+        pass
+
+
+def swallow(data: bytes) -> None:
+    """Nothing, with something large to carry."""
+
+
+def say() -> None:
+    """One line into the log."""
+    _logger.info("A line.")
+
+
+_logger = logging.getLogger(__name__)
+
+ALL: tuple[Callable[..., Any], ...] = (noop, hold, mark, stamp, rest, compute, swallow, say)

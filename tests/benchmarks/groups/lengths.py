@@ -1,0 +1,63 @@
+"""Tasks that take some time: is each slot busy while work waits?"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from .. import bare_calls, measures
+from ..columns import IDEAL
+from ..contender import Contender
+from ..crew import Crew, crew
+from ..run import Run
+
+LENGTHS = (1, 10, 100)
+"""Milliseconds."""
+LONGEST_OF_A_MIX = 20
+THREADS = 8
+
+
+def measure(run: Run) -> None:
+    """With two processes of one thread, all contenders; with one process of several threads, localq."""
+    plan = _plan(run.size.work, 2)
+    for figure, (task, arguments) in plan.items():
+        run.samples.add(figure, IDEAL, len(arguments) / bare_calls.seconds(task, arguments))
+    for connecting in run.contenders():
+        with connecting as contender, crew(contender) as workers:
+            for figure, (task, arguments) in plan.items():
+                _drain(run, contender, workers, figure, task, arguments)
+    _measure_threads(run)
+
+
+def _measure_threads(run: Run) -> None:
+    plan = {
+        f"threads_{length}": ("rest", _calls(length, run.size.work, THREADS)) for length in LENGTHS
+    }  # sleeping alone: Python computes on one thread at a time
+    for figure, (task, arguments) in plan.items():
+        rate = len(arguments) / bare_calls.seconds(task, arguments, processes=1, threads=THREADS)
+        run.samples.add(figure, IDEAL, rate)
+    with run.ours() as contender, crew(contender, processes=1, threads=THREADS) as workers:
+        for figure, (task, arguments) in plan.items():
+            _drain(run, contender, workers, figure, task, arguments)
+
+
+def _drain(
+    run: Run, contender: Contender, workers: Crew, figure: str, task: str, arguments: list[tuple[Any, ...]]
+) -> None:
+    rate = len(arguments) / measures.drain(contender, workers, task, arguments)
+    run.samples.add(figure, contender.name, rate)
+
+
+def _plan(seconds: float, slots: int) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
+    """By figure: the task, and with what it is called."""
+    chance = random.Random(7)
+    mix = [(chance.uniform(0, LONGEST_OF_A_MIX),) for _ in _calls(LONGEST_OF_A_MIX / 2, seconds, slots)]
+    plan: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
+        f"{task}_{length}": (task, _calls(length, seconds, slots)) for task in ("rest", "compute") for length in LENGTHS
+    }
+    return plan | {"mix": ("rest", mix)}
+
+
+def _calls(length: float, seconds: float, slots: int) -> list[tuple[float]]:
+    """So many that all slots have work for so long, and each the same number."""
+    return [(length,)] * (slots * max(1, round(1000 * seconds / length)))

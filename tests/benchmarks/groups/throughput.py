@@ -1,0 +1,37 @@
+"""Sending, running, and both at once, of no-ops."""
+
+from __future__ import annotations
+
+from .. import measures, process_pool, raw_loop
+from ..columns import POOL, RAW
+from ..crew import crew
+from ..run import Run
+
+
+def measure(run: Run) -> None:
+    """Sending alone first, then with two processes that work."""
+    _send(run)
+    _work(run)
+
+
+def _send(run: Run) -> None:
+    count, add = run.size.messages, run.samples.add
+    add("enqueue_each", RAW, raw_loop.enqueue_each(count))
+    add("enqueue_bulk", RAW, raw_loop.enqueue_bulk(count))
+    for connecting in run.contenders():
+        with connecting as contender:
+            count = run.messages(contender)
+            add("enqueue_each", contender.name, measures.enqueue_each(contender, count))
+            add("enqueue_bulk", contender.name, measures.enqueue_bulk(contender, count))
+
+
+def _work(run: Run) -> None:
+    count, add = run.size.messages, run.samples.add
+    add("drain", RAW, raw_loop.drain(count))
+    add("together", RAW, raw_loop.together(count))
+    add("together", POOL, process_pool.together(count))
+    for connecting in run.contenders():
+        with connecting as contender, crew(contender, threads=contender.threads) as workers:
+            count = run.messages(contender)
+            add("drain", contender.name, measures.drain_noops(contender, workers, count))
+            add("together", contender.name, measures.together(contender, workers, count))

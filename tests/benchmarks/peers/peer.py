@@ -1,0 +1,45 @@
+"""A library that localq is measured beside."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from ..contender import Contender
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """Where it may keep its queue: a folder for files, and a Redis that is emptied before."""
+
+    folder: str
+    redis_url: str = ""
+    redis_pid: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Peer:
+    """What is known of it before it is connected to anything."""
+
+    name: str
+    packages: tuple[str, ...]
+    """What must be installed; the first is the library itself."""
+    connect: Callable[[Place], Contender]
+    settings: str
+    """Its best ones that were found, in words."""
+    redis: bool = True
+    """Whether it needs one."""
+
+    def missing(self) -> str | None:
+        """What is not installed here, or None."""
+        absent = [f"the package {name!r}" for name in self.packages if not importlib.util.find_spec(name)]
+        if self.redis and shutil.which("redis-server") is None:
+            absent.append("the program redis-server")
+        return " and ".join(absent) or None
+
+    def describe(self) -> str:
+        """Which version, and how it is set."""
+        return f"{self.name}: {version(self.packages[0])}, {self.settings}"
