@@ -22,8 +22,6 @@ def seconds(task: str, arguments: Sequence[tuple[Any, ...]], *, processes: int =
 
 
 def _work(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], following: Any, threads: int) -> None:
-    if threads == 1:
-        return _call(function, arguments, following)
     workers = [threading.Thread(target=_call, args=(function, arguments, following)) for _ in range(threads)]
     for worker in workers:
         worker.start()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .actors import NAME as OURS
+from . import actors
 from .peers import celery_redis, dramatiq_redis, huey_sqlite, rq_redis
 
+OURS = actors.NAME
 RAW = "raw loop"
 POOL = "ProcessPoolExecutor.submit"
 IDEAL = "ideal: bare calls"
@@ -12,14 +13,8 @@ THOUSAND = "own at a thousand"
 FOUR = "own at 4 processes"
 ONE_THREAD = "own with one thread"
 PLAIN = "own message without it"
-SKIPPED = "own with --skip-logging"
 DRAMATIQ = dramatiq_redis.PEER.name
 HUEY = huey_sqlite.PEER.name
 RQ = rq_redis.PEER.name
 CELERY = celery_redis.PEER.name
 PEERS = (DRAMATIQ, HUEY, RQ, CELERY)
-
-__all__ = [
-    "CELERY", "DRAMATIQ", "FOUR", "HUEY", "IDEAL", "ONE_THREAD", "OURS", "PEERS", "PLAIN", "POOL", "RAW", "RQ",
-    "SKIPPED", "THOUSAND",
-]  # fmt: skip

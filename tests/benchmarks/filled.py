@@ -53,7 +53,8 @@ def filled(count: int) -> Iterator[Filled]:
     with tempfile.TemporaryDirectory(prefix="localq-filled-") as folder:
         store = open_store(f"sqlite:///{folder}/jobs.db")
         try:
-            ready = Filled(store, store.join(WorkerRecord("filler", os.getpid(), [QUEUE, LATER], [ACTOR]), now=now()))
+            filler = WorkerRecord("filler", os.getpid(), [QUEUE, LATER], [ACTOR])
+            ready = Filled(store, store.join(filler, now=now()))
             _fill(ready, count)
             yield ready
         finally:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .columns import (
-    CELERY, DRAMATIQ, FOUR, HUEY, IDEAL, ONE_THREAD, OURS, PEERS, PLAIN, POOL, RAW, RQ, THOUSAND,
-)  # fmt: skip
+from .columns import CELERY, DRAMATIQ, FOUR, HUEY, IDEAL, ONE_THREAD, PEERS, PLAIN, POOL, RAW, RQ, THOUSAND
 from .groups.crowds import BASE
 from .groups.lengths import LENGTHS, LONGEST_OF_A_MIX, THREADS
-from .run import QUICK, Size
+from .run import Size
 from .verbs import VERBS
 
 
@@ -191,5 +189,3 @@ def figures(size: Size) -> list[Figure]:
         *_durability(), *_extras(),
     ]  # fmt: skip
 
-
-__all__ = ["OURS", "QUICK", "Figure", "Goal", "figures"]

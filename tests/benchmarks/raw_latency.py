@@ -93,10 +93,11 @@ def _worker() -> Iterator[Worker]:
         bell, bell_in = os.pipe()
         answer, answer_in = os.pipe()
         report, report_in = forks.context.Pipe(duplex=False)
-        process = forks.context.Process(target=_serve, args=(path, bell, bell_in, answer_in, report_in), daemon=True)
+        theirs = (bell, bell_in, answer_in, report_in)
+        process = forks.context.Process(target=_serve, args=(path, *theirs), daemon=True)
         process.start()
-        for theirs in (bell, answer_in):
-            os.close(theirs)
+        os.close(bell)
+        os.close(answer_in)
         report_in.close()
         worker = Worker(RawQueue(path), bell_in, answer, report)
         try:

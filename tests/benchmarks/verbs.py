@@ -1,4 +1,4 @@
-"""The verbs of a store, each as a call that leaves the store as full as it was."""
+"""The verbs of a store, each as a call that leaves the store about as full as it was."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def join_and_leave(ready: Filled) -> Timed:
 VERBS: dict[str, Callable[[Filled], Timed]] = {
     each.__name__: each
     for each in (
-        put, put_delayed, claim_and_finish, claim_and_finish_burst, run_due, wait_ready, wait_for_nothing, get_value,
-        get_no_value, set_value, delete_value, counts, browse, browse_dead, browse_id, hold_and_back, purge_id, sweep,
-        reap, join_and_leave,
+        put, put_delayed, claim_and_finish, claim_and_finish_burst, run_due, wait_ready, wait_for_nothing,
+        get_value, get_no_value, set_value, delete_value, counts, browse, browse_dead, browse_id, hold_and_back,
+        purge_id, sweep, reap, join_and_leave,
     )
 }  # fmt: skip
-"""Each prepares one call, untimed, and returns it. `put` has nothing taken away again: it is few, to what is there."""
+"""Each prepares one call, untimed, and returns it. What `put` adds stays: a few, beside what is there."""
 
 _turns = itertools.count()
 

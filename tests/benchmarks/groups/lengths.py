@@ -53,7 +53,9 @@ def _plan(seconds: float, slots: int) -> dict[str, tuple[str, list[tuple[Any, ..
     chance = random.Random(7)
     mix = [(chance.uniform(0, LONGEST_OF_A_MIX),) for _ in _calls(LONGEST_OF_A_MIX / 2, seconds, slots)]
     plan: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
-        f"{task}_{length}": (task, _calls(length, seconds, slots)) for task in ("rest", "compute") for length in LENGTHS
+        f"{task}_{length}": (task, _calls(length, seconds, slots))
+        for task in ("rest", "compute")
+        for length in LENGTHS
     }
     return plan | {"mix": ("rest", mix)}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from functools import partial
 from typing import Any
 
 from .. import tasks
