@@ -32,7 +32,7 @@ class Filled:
     worker: int
     """The number by which it claims."""
     sequences: list[int] = field(default_factory=list)
-    """Of some of the waiting messages, of all ages but the oldest, which are claimed first."""
+    """Of some of the waiting messages, from the middle: the oldest are claimed first."""
     keys: list[str] = field(default_factory=list)
     """Of some of the results."""
 
@@ -76,7 +76,7 @@ def _fill(ready: Filled, count: int) -> None:
     )  # fmt: skip
     step = max(1, count // SOME)
     ready.keys = names[::step]
-    ready.sequences = list(range(count // 2, count, max(1, count // 2 // SOME)))
+    ready.sequences = list(range(count // 2, count * 3 // 4, max(1, count // 4 // SOME)))
 
 
 def in_chunks(count: int, fill: Callable[[range], Any]) -> None:
