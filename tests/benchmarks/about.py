@@ -29,12 +29,12 @@ def describe(size: Size, peers: Sequence[Peer]) -> list[str]:
     return [*lines, *(peer.describe() for peer in peers)]
 
 
-def left_out(peers: Sequence[Peer], on_purpose: bool) -> list[str]:
+def left_out(measured: Sequence[Peer], wanted: Sequence[Peer]) -> list[str]:
     """Who was not measured, and why."""
     return [
-        f"{peer.name} was not measured: {'--no-peers was given' if on_purpose else peer.missing()}"
+        f"{peer.name} was not measured: {peer.missing() if peer in wanted else 'not asked for'}"
         for peer in PEERS
-        if peer not in peers
+        if peer not in measured
     ]
 
 

@@ -18,7 +18,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 15.0
 MARK_TIMEOUT = 600.0
 NUDGE = 0.25
-"""Seconds after which another message goes out to hold a thread that took none."""
+"""Seconds after which more messages go out to hold the threads that took none."""
 
 
 class Crew:
@@ -52,13 +52,12 @@ class Crew:
         self._holds += 1
         self.is_held = True
         self._hold_folder.mkdir()
-        for _ in range(self._threads):
-            self._contender.send_one("hold", self._hold_folder.as_posix())
+        self._contender.send_each("hold", [(self._hold_folder.as_posix(),)] * self._threads)
         deadline, nudge = time.monotonic() + START_TIMEOUT, time.monotonic() + NUDGE
-        while len(list(self._hold_folder.glob("held-*"))) < self._threads:
+        while absent := self._threads - len(list(self._hold_folder.glob("held-*"))):
             self._check(deadline, "its threads did not all start")
             if time.monotonic() > nudge:  # one process may have fetched more than it can run
-                self._contender.send_one("hold", self._hold_folder.as_posix())
+                self._contender.send_each("hold", [(self._hold_folder.as_posix(),)] * absent)
                 nudge = time.monotonic() + NUDGE
             time.sleep(0.01)
 

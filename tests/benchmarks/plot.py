@@ -55,7 +55,7 @@ def draw(samples: Samples, about: Sequence[str], folder: str) -> list[str]:
 
 def _by_processes(samples: Samples) -> Any:
     prefix = "drain_at_"
-    numbers = sorted(int(name.removeprefix(prefix)) for name in samples.taken if name.startswith(prefix))
+    numbers = _numbers(samples, prefix)
     if not numbers:
         return None
     figure, (axes,) = _paper(1)
@@ -72,12 +72,12 @@ def _by_processes(samples: Samples) -> Any:
 
 def _by_length(samples: Samples) -> Any:
     kinds = {"rest": "tasks that sleep", "compute": "tasks that compute"}
-    prefixes = [kind for kind in kinds if any(name.startswith(f"{kind}_") for name in samples.taken)]
+    prefixes = [kind for kind in kinds if _numbers(samples, f"{kind}_")]
     if not prefixes:
         return None
     figure, all_axes = _paper(len(prefixes))
     for axes, kind in zip(all_axes, prefixes, strict=True):
-        lengths = sorted(int(name.removeprefix(f"{kind}_")) for name in samples.taken if name.startswith(f"{kind}_"))
+        lengths = _numbers(samples, f"{kind}_")
         for column in LOOKS:
             _line(axes, column, [(each, _busy(samples, f"{kind}_{each}", each, column)) for each in lengths])
         axes.set(xscale="log", xlabel="length of a task, ms", ylim=(0, 105))
@@ -116,6 +116,11 @@ def _latency(samples: Samples) -> Any:
     all_axes[0].set_ylabel("tries that took no longer, %")
     all_axes[-1].legend(loc="lower right", frameon=False)
     return figure
+
+
+def _numbers(samples: Samples, prefix: str) -> list[int]:
+    """With which the names of the figures end that begin so."""
+    return sorted(int(name.removeprefix(prefix)) for name in samples.taken if name.startswith(prefix))
 
 
 def _paper(count: int) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The whole table: what localq does, what it is divided by, and what is wanted of it.
 
-    python -m tests.benchmarks.road [--quick] [--only GROUP,GROUP] [--no-peers] [--rounds 5] [--messages 20000]
-                                    [--json FILE] [--plot FOLDER]
+    python -m tests.benchmarks.road [--quick] [--only GROUP,GROUP] [--no-peers | --peer NAME] [--rounds 5]
+                                    [--messages 20000] [--json FILE] [--plot FOLDER]
 
 The contenders take turns within each group, and the groups within each round, so
 that what else the machine does meets all of them. Of messages and tasks a second,
@@ -25,6 +25,7 @@ if not __package__:
 from tests.benchmarks.about import describe, left_out
 from tests.benchmarks.goals import figures
 from tests.benchmarks.groups import GROUPS
+from tests.benchmarks.peers import PEERS
 from tests.benchmarks.run import QUICK, Run, Size, run_of
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.table import table
@@ -52,6 +53,8 @@ def parse() -> tuple[argparse.Namespace, Size]:
     parser.add_argument("--rounds", type=int, help="of which the medians are shown (5)")
     parser.add_argument("--quick", action="store_true", help="few of everything: does it still run?")
     parser.add_argument("--no-peers", action="store_true", help="leave the other libraries out")
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("--peer", metavar="NAME", choices=names, help=f"leave out all but one: {', '.join(names)}")
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     parser.add_argument("--plot", metavar="FOLDER", help="draw what was measured, into that folder")
     options = parser.parse_args()
@@ -60,7 +63,8 @@ def parse() -> tuple[argparse.Namespace, Size]:
         parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     size = QUICK if options.quick else Size()
     given = {"messages": options.messages, "rounds": options.rounds}
-    return options, replace(size, **{name: value for name, value in given.items() if value})
+    size = replace(size, **{name: value for name, value in given.items() if value})
+    return options, replace(size, peer_messages=min(size.messages, size.peer_messages))
 
 
 def _exit_in_order(signum: int, frame: Any) -> None:
@@ -71,8 +75,9 @@ def main() -> None:
     """Measure, and print the table."""
     options, size = parse()
     signal.signal(signal.SIGTERM, _exit_in_order)
-    with run_of(size, lambda peer: not options.no_peers) as run:
-        lines = [*describe(size, run.peers), *left_out(run.peers, options.no_peers)]
+    peers = [peer for peer in PEERS if not options.no_peers and options.peer in (None, peer.name)]
+    with run_of(size, peers) as run:
+        lines = [*describe(size, run.peers), *left_out(run.peers, peers)]
         measure(run, options.only)
     print("\n".join([*lines, "", table(figures(size), run.samples)]))
     if options.json:

@@ -10,7 +10,6 @@ from typing import Any
 
 from . import actors
 from .contender import Contender
-from .peers import PEERS
 from .peers.peer import Peer, Place
 from .peers.redis_server import redis_server
 from .samples import Samples
@@ -23,7 +22,7 @@ class Size:
     rounds: int = 5
     messages: int = 20_000
     """For each throughput."""
-    peer_messages: int = 5_000
+    peer_messages: int = 3_000
     """The same, of those who need longer for them."""
     tries: int = 300
     """Of each latency."""
@@ -109,9 +108,9 @@ class Run:
 
 
 @contextmanager
-def run_of(size: Size, wanted: Callable[[Peer], bool]) -> Iterator[Run]:
-    """A run with those peers that are wanted and installed, and their server, for as long as the block lasts."""
-    peers = [peer for peer in PEERS if wanted(peer) and not peer.missing()]
+def run_of(size: Size, wanted: Sequence[Peer]) -> Iterator[Run]:
+    """A run with those peers, where they are installed, and their server, for as long as the block lasts."""
+    peers = [peer for peer in wanted if not peer.missing()]
     with ExitStack() as stack:
         redis = None
         if any(peer.redis for peer in peers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from .columns import OURS
 from .goals import Figure, Goal
@@ -22,23 +22,20 @@ def table(figures: Sequence[Figure], samples: Samples) -> str:
     return "\n".join(lines)
 
 
-def _rows(figure: Figure, samples: Samples) -> Iterator[Sequence[str]]:
-    """The figure itself stands in the first one only."""
+def _rows(figure: Figure, samples: Samples) -> list[Sequence[str]]:
+    """The figure itself stands in the first one only; none, where it was not measured."""
     ours = samples.median(figure.name, OURS)
-    begin = (figure.label, figure.unit, _number(ours, figure.digits))
-    for goal in figure.goals or (Goal(None),):
-        cells = _cells(figure, goal, ours, samples)
-        if cells is not None:
-            yield (*begin, *cells)
-            begin = ("", "", "")
-
-
-def _cells(figure: Figure, goal: Goal, ours: float | None, samples: Samples) -> Sequence[str] | None:
-    """None where one of the two was not measured."""
     if ours is None:
-        return None
+        return []
+    beside = [cells for goal in figure.goals if (cells := _cells(figure, goal, ours, samples))]
+    begins = [(figure.label, figure.unit, _number(ours, figure.digits))] + [("", "", "")] * len(beside)
+    return [(*begin, *cells) for begin, cells in zip(begins, beside or [("",) * 5], strict=False)]
+
+
+def _cells(figure: Figure, goal: Goal, ours: float, samples: Samples) -> Sequence[str] | None:
+    """None where the divisor was not measured."""
     if goal.divisor is None:
-        return ("(the figure itself)" if str(goal) else "", "", "", str(goal), _mark(goal, ours))
+        return ("(the figure itself)", "", "", str(goal), _mark(goal, ours))
     other = samples.median(figure.name, goal.divisor)
     if not other:
         return None
@@ -50,8 +47,8 @@ def _mark(goal: Goal, value: float) -> str:
     return {True: "reached", False: "NOT REACHED", None: ""}[goal.is_reached(value)]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}"
 
 
 def _line(cells: Sequence[str]) -> str:

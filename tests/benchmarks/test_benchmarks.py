@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .contender import ROOT
+from .goals import figures
+from .groups import GROUPS
+from .peers import PEERS
+from .peers.peer import Peer
+from .run import QUICK as QUICK_SIZE
+from .samples import Samples
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks read /proc and use flock")
-
-QUICK = ("tests.benchmarks.road", "--quick", "--no-peer", "--messages", "100")
+QUICK = ("tests.benchmarks.road", "--quick", "--messages", "100")
+ALONE = (*QUICK, "--no-peers")
 
 
 @pytest.fixture
@@ -51,17 +59,72 @@ def processes_that_use(folder: Path) -> list[str]:
     return found
 
 
-def test_the_road_is_measured_beside_the_raw_loop(start: Callable[..., Any], tmp_path: Path) -> None:
-    road = start(*QUICK, "--json", str(tmp_path / "samples.json"))
-    out, err = road.communicate(timeout=100)
-
+def samples_of(road: Any, file: Path) -> tuple[str, Any]:
+    """What a run printed, and the samples that it wrote."""
+    out, err = road.communicate(timeout=110)
     assert road.returncode == 0, err
-    assert "dramatiq + Redis was not measured: --no-peer was given" in out
-    rows = json.loads((tmp_path / "samples.json").read_text())["rows"]
-    assert set(rows["drain"]["medians"]) == {"localq", "raw loop"}
-    assert all(value > 0 for value in rows["round_trip_p50"]["samples"]["localq"])
-    assert "drain_8" not in rows
+    return out, json.loads(file.read_text())["samples"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_group_of_figures_is_measured(
+    start: Callable[..., Any], tmp_path: Path, group: str
+) -> None:
+    file = tmp_path / "samples.json"
+    out, samples = samples_of(start(*ALONE, "--only", group, "--json", str(file)), file)
+
+    measured = [figure for figure in figures(replace(QUICK_SIZE, messages=100)) if figure.name in samples]
+    assert measured
+    for figure in measured:
+        assert figure.label in out
+        assert samples[figure.name]["localq"]
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_table_says_what_a_figure_is_divided_by_and_what_is_wanted(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "samples.json"
+    out, samples = samples_of(start(*ALONE, "--only", "throughput", "--json", str(file)), file)
+
+    assert set(samples["drain"]) == {"localq", "raw loop"}
+    (line,) = [line for line in out.splitlines() if line.startswith("drain of no-ops")]
+    divisor, _, ratio, goal, mark = re.split(r"\s{2,}", line)[-5:]
+    assert (divisor, goal) == ("raw loop", ">= 0.6")
+    assert float(ratio) == pytest.approx(samples["drain"]["localq"][0] / samples["drain"]["raw loop"][0], rel=0.01)
+    assert mark == ("reached" if float(ratio) >= 0.6 else "NOT REACHED")
+    assert "dramatiq + Redis was not measured: not asked for" in out
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.packages[0])
+def test_other_libraries_are_measured_where_they_are_installed(
+    start: Callable[..., Any], tmp_path: Path, peer: Peer
+) -> None:
+    if absent := peer.missing():
+        pytest.skip(absent)
+    file = tmp_path / "samples.json"
+    arguments = ("--only", "throughput", "--peer", peer.name, "--json", str(file))
+    _, samples = samples_of(start(*QUICK, *arguments), file)
+
+    for name in ("enqueue_each", "drain", "together"):
+        assert samples[name][peer.name][0] > 0
+
+
+def test_pictures_are_drawn_from_what_a_run_wrote(start: Callable[..., Any], tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
+    samples = Samples()
+    for name in ("drain_at_1", "drain_at_2", "rest_1", "compute_1"):
+        samples.add(name, "localq", 100.0)
+    samples.add_times("pick_up", "localq", [400_000, 500_000])
+    (tmp_path / "samples.json").write_text(json.dumps({"about": ["here"], **samples.as_dict()}))
+    plot = start("tests.benchmarks.plot", str(tmp_path / "samples.json"), str(tmp_path / "pictures"))
+    out, err = plot.communicate(timeout=100)
+
+    assert plot.returncode == 0, err
+    assert len(out.split()) == 3
+    for file in out.split():
+        assert Path(file).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -69,8 +132,8 @@ def test_a_signal_leaves_no_process_and_no_file(
     start: Callable[..., Any], until: Callable[..., Any], tmp_path: Path, number: signal.Signals
 ) -> None:
     temporary = tmp_path / "temporary"
-    road = start(*QUICK)
-    until(lambda: list(temporary.glob("localq-crew-*/held-*")), "a running worker")
+    road = start(*ALONE)
+    until(lambda: list(temporary.glob("localq-crew-*/hold-*/held-*")), "a running worker")
     assert len(processes_that_use(temporary)) > 1
 
     road.send_signal(number)

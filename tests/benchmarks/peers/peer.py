@@ -34,11 +34,11 @@ class Peer:
     """Whether it needs one."""
 
     def missing(self) -> str | None:
-        """What is not installed here, or None."""
-        absent = [f"the package {name!r}" for name in self.packages if not importlib.util.find_spec(name)]
+        """Why it cannot be measured here, or None."""
+        absent = [f"package {name!r}" for name in self.packages if not importlib.util.find_spec(name)]
         if self.redis and shutil.which("redis-server") is None:
-            absent.append("the program redis-server")
-        return " and ".join(absent) or None
+            absent.append("program redis-server")
+        return f"there is no {' and no '.join(absent)}" if absent else None
 
     def describe(self) -> str:
         """Which version, and how it is set."""
