@@ -40,6 +40,8 @@ class Contender:
     """Processes that it needs besides its workers."""
     threads: int = 1
     """How many of a process drain no-ops best."""
+    for_long_tasks: dict[str, str] = field(default_factory=dict)
+    """What to change in that environment where tasks take a millisecond and more."""
     sent: int = 0
     """How many messages went out; whoever uses `send` or `send_bulk` counts them."""
 

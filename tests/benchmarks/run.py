@@ -28,7 +28,7 @@ class Size:
     """Of each latency."""
     idle: float = 10.0
     """Seconds of idleness."""
-    work: float = 1.0
+    work: float = 2.0
     """Seconds of work for tasks of one length."""
     many: int = 1_000_000
     calls: int = 200

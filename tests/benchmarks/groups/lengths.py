@@ -11,6 +11,9 @@ from ..contender import Contender
 from ..crew import Crew, crew
 from ..run import Run
 
+Plan = dict[str, tuple[str, list[tuple[Any, ...]]]]
+"""By figure: the task, and with what it is called."""
+
 LENGTHS = (1, 10, 100)
 """Milliseconds."""
 LONGEST_OF_A_MIX = 20
@@ -23,36 +26,33 @@ def measure(run: Run) -> None:
     for figure, (task, arguments) in plan.items():
         run.samples.add(figure, IDEAL, len(arguments) / bare_calls.seconds(task, arguments))
     for connecting in run.contenders():
-        with connecting as contender, crew(contender) as workers:
-            for figure, (task, arguments) in plan.items():
-                _drain(run, contender, workers, figure, task, arguments)
+        with connecting as contender:
+            contender.environment.update(contender.for_long_tasks)
+            with crew(contender) as workers:
+                _work_through(run, contender, workers, plan)
     _measure_threads(run)
 
 
 def _measure_threads(run: Run) -> None:
-    plan = {
-        f"threads_{length}": ("rest", _calls(length, run.size.work, THREADS)) for length in LENGTHS
-    }  # sleeping alone: Python computes on one thread at a time
+    # Sleeping alone: Python computes on one thread at a time.
+    plan = {f"threads_{length}": ("rest", _calls(length, run.size.work, THREADS)) for length in LENGTHS}
     for figure, (task, arguments) in plan.items():
-        rate = len(arguments) / bare_calls.seconds(task, arguments, processes=1, threads=THREADS)
-        run.samples.add(figure, IDEAL, rate)
+        seconds = bare_calls.seconds(task, arguments, processes=1, threads=THREADS)
+        run.samples.add(figure, IDEAL, len(arguments) / seconds)
     with run.ours() as contender, crew(contender, processes=1, threads=THREADS) as workers:
-        for figure, (task, arguments) in plan.items():
-            _drain(run, contender, workers, figure, task, arguments)
+        _work_through(run, contender, workers, plan)
 
 
-def _drain(
-    run: Run, contender: Contender, workers: Crew, figure: str, task: str, arguments: list[tuple[Any, ...]]
-) -> None:
-    rate = len(arguments) / measures.drain(contender, workers, task, arguments)
-    run.samples.add(figure, contender.name, rate)
+def _work_through(run: Run, contender: Contender, workers: Crew, plan: Plan) -> None:
+    for figure, (task, arguments) in plan.items():
+        seconds = measures.drain(contender, workers, task, arguments)
+        run.samples.add(figure, contender.name, len(arguments) / seconds)
 
 
-def _plan(seconds: float, slots: int) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
-    """By figure: the task, and with what it is called."""
+def _plan(seconds: float, slots: int) -> Plan:
     chance = random.Random(7)
     mix = [(chance.uniform(0, LONGEST_OF_A_MIX),) for _ in _calls(LONGEST_OF_A_MIX / 2, seconds, slots)]
-    plan: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
+    plan: Plan = {
         f"{task}_{length}": (task, _calls(length, seconds, slots))
         for task in ("rest", "compute")
         for length in LENGTHS
@@ -60,6 +60,6 @@ def _plan(seconds: float, slots: int) -> dict[str, tuple[str, list[tuple[Any, ..
     return plan | {"mix": ("rest", mix)}
 
 
-def _calls(length: float, seconds: float, slots: int) -> list[tuple[float]]:
+def _calls(length: float, seconds: float, slots: int) -> list[tuple[Any, ...]]:
     """So many that all slots have work for so long, and each the same number."""
     return [(length,)] * (slots * max(1, round(1000 * seconds / length)))

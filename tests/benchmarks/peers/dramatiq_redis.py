@@ -11,7 +11,8 @@ from ..contender import QUEUE, RESULT_TIMEOUT, ROOT, Contender, environment_with
 from .peer import Peer, Place
 
 URL_VARIABLE = "LOCALQ_BENCHMARK_DRAMATIQ"
-PREFETCH = 100
+PREFETCH_VARIABLE = "dramatiq_queue_prefetch"
+PREFETCH, SHORT_PREFETCH = 100, 8
 THREADS = 8  # its default, and faster with no-ops than 1, 4 or 16: a thread of them waits for Redis meanwhile
 
 
@@ -45,8 +46,10 @@ def connect(place: Place) -> Contender:
         over=lambda sent: broker.do_qsize(QUEUE) == 0,
         command=_command,
         # As it comes, it fetches no more than two messages a thread and then naps: with one thread, that
-        # wait bounds it. There is an environment variable against it.
-        environment=environment_with(**{URL_VARIABLE: url, "dramatiq_queue_prefetch": str(PREFETCH)}),
+        # wait bounds it. There is an environment variable against it. Of long tasks, one process would
+        # fetch so many that the other has none.
+        environment=environment_with(**{URL_VARIABLE: url, PREFETCH_VARIABLE: str(PREFETCH)}),
+        for_long_tasks={PREFETCH_VARIABLE: str(SHORT_PREFETCH)},
         close=broker.close,
         servers=[place.redis_pid],
         threads=THREADS,
@@ -62,5 +65,6 @@ PEER = Peer(
     "dramatiq + Redis",
     ("dramatiq", "redis"),
     connect,
-    f"{THREADS} threads a process where throughput is measured and 1 elsewhere, a prefetch of {PREFETCH}",
+    f"{THREADS} threads a process for no-ops and 1 elsewhere, a prefetch of {PREFETCH} for no-ops and of "
+    f"{SHORT_PREFETCH} for what takes longer",
 )
