@@ -122,7 +122,7 @@ def _crowds(size: Size) -> list[Figure]:
     figures = []
     for processes in sorted({*size.processes, *size.peer_processes, BASE}):
         goals = (least(FOUR, 0.7),) if processes in size.processes and processes != BASE else ()
-        beside = shown(RAW, *PEERS) if processes in size.peer_processes else ()
+        beside = shown(RAW, *PEERS)
         label = f"drain of no-ops, {_number(processes, 'process')}"
         figures.append(Figure(f"drain_at_{processes}", label, "messages/s", 0, goals + beside))
     others = [processes for processes in size.processes if processes != BASE]

@@ -62,11 +62,10 @@ def _by_processes(samples: Samples) -> Any:
     for column in LOOKS:
         _line(axes, column, [(number, samples.median(f"{prefix}{number}", column)) for number in numbers])
     axes.set(xscale="log", yscale="log", xlabel="worker processes", ylabel="messages a second")
-    axes.set_xticks(numbers, [str(number) for number in numbers], minor=False)
+    axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.minorticks_off()
-    _set_thousands(axes)
+    _set_steps(axes.yaxis)
     axes.set_title("Running messages that wait, by worker processes (the task does nothing)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return figure
 
 
@@ -84,8 +83,7 @@ def _by_length(samples: Samples) -> Any:
         axes.set_xticks(lengths, [str(each) for each in lengths])
         axes.minorticks_off()
         axes.set_title(f"2 processes, {kinds[kind]}")
-    all_axes[0].set_ylabel("share of the time in which tasks run, %")
-    all_axes[-1].legend(loc="lower right", frameon=False)
+    all_axes[0].set_ylabel("throughput, % of what two slots can do")
     return figure
 
 
@@ -111,10 +109,9 @@ def _latency(samples: Samples) -> Any:
             look = {**LOOKS[column], "marker": ""}
             axes.plot([each / 1e6 for each in ordered], heights, label=NAMES.get(column, column), **look)
         axes.set(xscale="log", xlabel="milliseconds", ylim=(0, 101))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _set_steps(axes.xaxis)
         axes.set_title(questions[name])
     all_axes[0].set_ylabel("tries that took no longer, %")
-    all_axes[-1].legend(loc="lower right", frameon=False)
     return figure
 
 
@@ -142,14 +139,21 @@ def _line(axes: Any, column: str, points: Sequence[tuple[int, float | None]]) ->
         axes.plot(*zip(*found, strict=True), label=NAMES.get(column, column), **LOOKS[column])
 
 
-def _set_thousands(axes: Any) -> None:
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+def _set_steps(axis: Any) -> None:
+    """1, 2, 5, 10 and so on, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
 
 
 def _finish(figure: Any, about: Sequence[str], path: str) -> None:
     """Say in small print on what it was measured, and write the file."""
     from matplotlib import pyplot
 
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=10)
     small = "\n".join(textwrap.wrap("; ".join(about), 190))
     figure.supxlabel(small, fontsize=7, color="#566573", x=0.01, ha="left")
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -31,16 +31,17 @@ from tests.benchmarks.samples import Samples
 from tests.benchmarks.table import table
 
 
-def measure(run: Run, groups: Collection[str]) -> None:
+def measure(run: Run, groups: Collection[str], after_round: Callable[[], None]) -> None:
     """These groups, for all rounds."""
     for number in range(1, run.size.rounds + 1):
         for name in groups:
             print(f"round {number} of {run.size.rounds}: {name} ...", file=sys.stderr, flush=True)
             GROUPS[name].measure(run)
+        after_round()
 
 
 def write_json(file: str, lines: list[str], samples: Samples) -> None:
-    """All samples, for a machine."""
+    """All samples so far, for a machine."""
     with open(file, "w", encoding="utf-8") as out:
         json.dump({"about": lines, **samples.as_dict()}, out, indent=1)
 
@@ -78,10 +79,8 @@ def main() -> None:
     peers = [peer for peer in PEERS if not options.no_peers and options.peer in (None, peer.name)]
     with run_of(size, peers) as run:
         lines = [*describe(size, run.peers), *left_out(run.peers, peers)]
-        measure(run, options.only)
-    print("\n".join([*lines, "", table(figures(size), run.samples)]))
-    if options.json:
-        write_json(options.json, lines, run.samples)
+        measure(run, options.only, lambda: write_json(options.json, lines, run.samples) if options.json else None)
+    print("\n".join([*lines, *run.failures, "", table(figures(size), run.samples)]))
     if options.plot:
         from tests.benchmarks.plot import draw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -70,6 +71,8 @@ class Run:
     redis: Place | None
     _stack: ExitStack
     _kept: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """Of peers, in words."""
 
     @contextmanager
     def ours(self, query: str = "", **environment: str) -> Iterator[Contender]:
@@ -89,12 +92,22 @@ class Run:
             with closing(peer.connect(place)) as contender:
                 yield contender
 
-    def contenders(self, *names: str) -> Iterator[AbstractContextManager[Contender]]:
-        """localq and the peers of these names (all, if none is given), each to be connected in its turn."""
-        yield self.ours()
+    def in_turns(self, measure: Callable[[Contender], None], *names: str) -> None:
+        """Call it with localq and with the peers of these names (all, if none is given), each in its turn.
+
+        A peer that fails is noted: an hour of measuring does not end by it.
+        """
+        with self.ours() as contender:
+            measure(contender)
         for peer in self.peers:
-            if not names or peer.name in names:
-                yield self.theirs(peer)
+            if names and peer.name not in names:
+                continue
+            try:
+                with self.theirs(peer) as contender:
+                    measure(contender)
+            except Exception as error:
+                self.failures.append(f"{peer.name} failed once: {type(error).__name__}: {error}")
+                print(self.failures[-1], file=sys.stderr, flush=True)
 
     def messages(self, contender: Contender) -> int:
         """How many it is given for a throughput."""

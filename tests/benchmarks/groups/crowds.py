@@ -26,19 +26,21 @@ def measure(run: Run) -> None:
             _drain(run, contender, workers, processes)
             for senders in run.size.senders:
                 _send_from_many(run, contender, workers, processes, senders)
-    for processes in run.size.peer_processes:
+    for processes in sorted({*run.size.processes, *run.size.peer_processes}):
         run.samples.add(_drain_at(processes), RAW, raw_loop.drain(run.size.messages, processes=processes))
+    for processes in run.size.peer_processes:
         _drain_of_all(run, processes)
     _divide_by_four(run)
 
 
 def _drain_of_all(run: Run, processes: int) -> None:
-    for connecting in run.contenders():
-        with connecting as contender:
-            if contender.name == OURS and processes in {*run.size.processes, BASE}:
-                continue  # measured above
-            with crew(contender, processes=processes, threads=contender.threads) as workers:
-                _drain(run, contender, workers, processes)
+    def drain(contender: Contender) -> None:
+        if contender.name == OURS and processes in {*run.size.processes, BASE}:
+            return  # measured already
+        with crew(contender, processes=processes, threads=contender.threads) as workers:
+            _drain(run, contender, workers, processes)
+
+    run.in_turns(drain)
 
 
 def _drain(run: Run, contender: Contender, workers: Crew, processes: int) -> None:

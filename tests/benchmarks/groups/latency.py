@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import measures, raw_latency
 from ..columns import DRAMATIQ, RAW
+from ..contender import Contender
 from ..crew import crew
 from ..run import Run
 
@@ -13,8 +14,9 @@ def measure(run: Run) -> None:
     size, samples = run.size, run.samples
     samples.add_times("pick_up", RAW, raw_latency.pick_up(size.tries))
     samples.add_times("round_trip", RAW, raw_latency.round_trip(size.tries))
-    for connecting in run.contenders(DRAMATIQ):
-        with connecting as contender, crew(contender) as workers:
+
+    def wait(contender: Contender) -> None:
+        with crew(contender) as workers:
             workers.release()
             samples.add_times("pick_up", contender.name, measures.pick_up(contender, size.tries))
             samples.add_times("round_trip", contender.name, measures.round_trip(contender, size.tries))
@@ -22,3 +24,5 @@ def measure(run: Run) -> None:
             samples.add("idle_cpu", contender.name, idleness.cpu)
             samples.add("idle_wake_ups", contender.name, idleness.wake_ups)
             samples.add("memory", contender.name, idleness.memory)
+
+    run.in_turns(wait, DRAMATIQ)

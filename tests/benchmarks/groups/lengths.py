@@ -25,11 +25,13 @@ def measure(run: Run) -> None:
     plan = _plan(run.size.work, 2)
     for figure, (task, arguments) in plan.items():
         run.samples.add(figure, IDEAL, len(arguments) / bare_calls.seconds(task, arguments))
-    for connecting in run.contenders():
-        with connecting as contender:
-            contender.environment.update(contender.for_long_tasks)
-            with crew(contender) as workers:
-                _work_through(run, contender, workers, plan)
+
+    def work(contender: Contender) -> None:
+        contender.environment.update(contender.for_long_tasks)
+        with crew(contender) as workers:
+            _work_through(run, contender, workers, plan)
+
+    run.in_turns(work)
     _measure_threads(run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import measures, process_pool, raw_loop
 from ..columns import POOL, RAW
+from ..contender import Contender
 from ..crew import crew
 from ..run import Run
 
@@ -18,11 +19,13 @@ def _send(run: Run) -> None:
     count, add = run.size.messages, run.samples.add
     add("enqueue_each", RAW, raw_loop.enqueue_each(count))
     add("enqueue_bulk", RAW, raw_loop.enqueue_bulk(count))
-    for connecting in run.contenders():
-        with connecting as contender:
-            count = run.messages(contender)
-            add("enqueue_each", contender.name, measures.enqueue_each(contender, count))
-            add("enqueue_bulk", contender.name, measures.enqueue_bulk(contender, count))
+
+    def send(contender: Contender) -> None:
+        count = run.messages(contender)
+        add("enqueue_each", contender.name, measures.enqueue_each(contender, count))
+        add("enqueue_bulk", contender.name, measures.enqueue_bulk(contender, count))
+
+    run.in_turns(send)
 
 
 def _work(run: Run) -> None:
@@ -30,8 +33,11 @@ def _work(run: Run) -> None:
     add("drain", RAW, raw_loop.drain(count))
     add("together", RAW, raw_loop.together(count))
     add("together", POOL, process_pool.together(count))
-    for connecting in run.contenders():
-        with connecting as contender, crew(contender, threads=contender.threads) as workers:
-            count = run.messages(contender)
+
+    def work(contender: Contender) -> None:
+        count = run.messages(contender)
+        with crew(contender, threads=contender.threads) as workers:
             add("drain", contender.name, measures.drain_noops(contender, workers, count))
             add("together", contender.name, measures.together(contender, workers, count))
+
+    run.in_turns(work)
