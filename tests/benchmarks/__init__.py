@@ -1,5 +1,6 @@
-"""What localq costs: measured, beside the bare loop, and beside dramatiq on Redis.
+"""What localq costs: measured, beside the bare loop over the same SQL, and beside other libraries.
 
-`road` prints the table, `profile_road` says where the microseconds go, `raw_loop` is what the
-figures are divided by.
+`road` prints the table; its rows are in `goals`, what measures them in `groups`, the other libraries in
+`peers`. `plot` draws, `profile_road` says where the microseconds go, `raw_loop` is what many figures are
+divided by.
 """

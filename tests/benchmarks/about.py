@@ -21,8 +21,8 @@ def describe(size: Size, peers: Sequence[Peer]) -> list[str]:
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.system()} "
         f"{platform.release()}, {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at the start",
         f"localq at {_commit()}, files on {_file_system(tempfile.gettempdir())}",
-        f"{size.messages:,} messages ({size.peer_messages:,} of each other library), {size.tries} tries of each "
-        f"latency; medians of {size.rounds} round{'s' if size.rounds > 1 else ''}",
+        f"{size.messages:,} messages and {size.tries} tries of each latency ({size.peer_messages:,} and "
+        f"{size.peer_tries} of other libraries); medians of {size.rounds} round{'s' if size.rounds > 1 else ''}",
     ]
     if any(peer.redis for peer in peers):
         lines.append("Redis: a server of its own without persistence, on localhost")

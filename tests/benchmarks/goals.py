@@ -85,14 +85,14 @@ def _throughput() -> list[Figure]:
 
 
 def _latency() -> list[Figure]:
-    beside = shown(RAW, DRAMATIQ)
+    beside = shown(RAW, *PEERS)
     return [
         Figure("pick_up_p50", "pick-up by an idle worker: p50", "ms", 3, (under(0.5), *beside)),
         Figure("pick_up_p99", "pick-up by an idle worker: p99", "ms", 3, (under(3), *beside)),
         Figure("round_trip_p50", "send, then the result: p50", "ms", 3, (under(1), *beside)),
         Figure("round_trip_p99", "send, then the result: p99", "ms", 3, beside),
-        Figure("idle_cpu", "idle pool: of one core", "%", 2, (under(0.3), *shown(DRAMATIQ))),
-        Figure("idle_wake_ups", "idle pool: wake-ups", "1/s", 1, (under(2), *shown(DRAMATIQ))),
+        Figure("idle_cpu", "idle pool: of one core", "%", 2, (under(0.3), *shown(*PEERS))),
+        Figure("idle_wake_ups", "idle pool: wake-ups", "1/s", 1, (under(2), *shown(*PEERS))),
     ]
 
 
@@ -161,7 +161,7 @@ def _starting() -> list[Figure]:
         Figure("first_send", "first message from a cold start: sent", "ms", 1, (under(300),)),
         Figure("first_result", "first message from a cold start: result", "ms", 1, (under(300),)),
         Figure("memory", "memory of 2 idle processes and what started them", "MB", 1, (
-            Goal(DRAMATIQ, at_most=1, strictly=True),
+            Goal(DRAMATIQ, at_most=1, strictly=True), *shown(HUEY, RQ, CELERY),
         )),
     ]  # fmt: skip
 

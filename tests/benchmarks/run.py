@@ -27,6 +27,7 @@ class Size:
     """The same, of those who need longer for them."""
     tries: int = 300
     """Of each latency."""
+    peer_tries: int = 100
     idle: float = 10.0
     """Seconds of idleness."""
     work: float = 2.0
@@ -48,6 +49,7 @@ QUICK = Size(
     messages=300,
     peer_messages=100,
     tries=20,
+    peer_tries=10,
     idle=1.0,
     work=0.1,
     many=5_000,
@@ -92,16 +94,14 @@ class Run:
             with closing(peer.connect(place)) as contender:
                 yield contender
 
-    def in_turns(self, measure: Callable[[Contender], None], *names: str) -> None:
-        """Call it with localq and with the peers of these names (all, if none is given), each in its turn.
+    def in_turns(self, measure: Callable[[Contender], None]) -> None:
+        """Call it with localq and with all peers, each in its turn.
 
         A peer that fails is noted: an hour of measuring does not end by it.
         """
         with self.ours() as contender:
             measure(contender)
         for peer in self.peers:
-            if names and peer.name not in names:
-                continue
             try:
                 with self.theirs(peer) as contender:
                     measure(contender)
@@ -112,6 +112,10 @@ class Run:
     def messages(self, contender: Contender) -> int:
         """How many it is given for a throughput."""
         return self.size.messages if contender.name == actors.NAME else self.size.peer_messages
+
+    def tries(self, contender: Contender) -> int:
+        """How many it is given for a latency."""
+        return self.size.tries if contender.name == actors.NAME else self.size.peer_tries
 
     def kept(self, name: str, make: Callable[[], AbstractContextManager[Any]]) -> Any:
         """What is made at the first call, and kept until the run is over."""
