@@ -72,9 +72,10 @@ class RawQueue:
 
     def _set_up(self) -> None:
         if self.execute("PRAGMA schema_version").fetchone()[0] == 0:
+            self.execute("PRAGMA page_size = 2048")
             self.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self.execute("PRAGMA journal_mode = WAL").fetchone()
-        settings = (f"synchronous = {self._synchronous}", "wal_autocheckpoint = 4000", "journal_size_limit = -1")
+        settings = (f"synchronous = {self._synchronous}", "wal_autocheckpoint = 8000", "journal_size_limit = -1")
         for setting in settings:
             self.execute(f"PRAGMA {setting}").fetchall()
         self.execute("PRAGMA mmap_size = 0").fetchall()
