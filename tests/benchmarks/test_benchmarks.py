@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,35 +12,12 @@ from typing import Any
 
 import pytest
 
-from .contender import ROOT
 from .goals import figures
 from .groups import GROUPS
-from .peers import PEERS
-from .peers.peer import Peer
 from .run import QUICK as QUICK_SIZE
-from .samples import Samples
 
 QUICK = ("tests.benchmarks.road", "--quick", "--messages", "100")
 ALONE = (*QUICK, "--no-peers")
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a module of the benchmarks, whose temporary files lie in a folder of its own."""
-    (tmp_path / "temporary").mkdir()
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": ROOT}
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
 
 
 def processes_that_use(folder: Path) -> list[str]:
@@ -94,37 +67,6 @@ def test_the_table_says_what_a_figure_is_divided_by_and_what_is_wanted(
     assert float(ratio) == pytest.approx(samples["drain"]["localq"][0] / samples["drain"]["raw loop"][0], rel=0.01)
     assert mark == ("reached" if float(ratio) >= 0.6 else "NOT REACHED")
     assert "dramatiq + Redis was not measured: not asked for" in out
-
-
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.packages[0])
-def test_other_libraries_are_measured_where_they_are_installed(
-    start: Callable[..., Any], tmp_path: Path, peer: Peer
-) -> None:
-    if absent := peer.missing():
-        pytest.skip(absent)
-    file = tmp_path / "samples.json"
-    arguments = ("--only", "throughput", "--peer", peer.name, "--json", str(file))
-    _, samples = samples_of(start(*QUICK, *arguments), file)
-
-    for name in ("enqueue_each", "drain", "together"):
-        assert samples[name][peer.name][0] > 0
-
-
-def test_pictures_are_drawn_from_what_a_run_wrote(start: Callable[..., Any], tmp_path: Path) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        pytest.skip("matplotlib is not installed")
-    samples = Samples()
-    for name in ("drain_at_1", "drain_at_2", "rest_1", "compute_1"):
-        samples.add(name, "localq", 100.0)
-    samples.add_times("pick_up", "localq", [400_000, 500_000])
-    (tmp_path / "samples.json").write_text(json.dumps({"about": ["here"], **samples.as_dict()}))
-    plot = start("tests.benchmarks.plot", str(tmp_path / "samples.json"), str(tmp_path / "pictures"))
-    out, err = plot.communicate(timeout=100)
-
-    assert plot.returncode == 0, err
-    assert len(out.split()) == 3
-    for file in out.split():
-        assert Path(file).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
