@@ -88,7 +88,7 @@ def test_a_signal_leaves_no_process_and_no_file(
 
 
 def test_the_profile_names_statements_and_functions(start: Callable[..., Any]) -> None:
-    profile = start("tests.benchmarks.profile_road", "--messages", "100")
+    profile = start("tests.benchmarks.profile_road", "--messages", "100", "--lines", "500")
     out, err = profile.communicate(timeout=100)
 
     assert profile.returncode == 0, err

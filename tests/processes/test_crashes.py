@@ -168,6 +168,8 @@ def test_suspects_do_not_keep_other_processes_from_ordinary_messages(lab: Lab) -
     of_victim = sorted(note.split()[1] for note in lab.notes("held") if int(note.split()[2]) == victim)
     lab.kill(victim)
     lab.held(of_victim[0], times=2)
+    # The other suspect waits for it there; else it might come to the other process, and be alone in that one.
+    wait_until(lambda: lab.states() == {"running": 4})
     lab.release(*{"a", "b", "c", "d"} - set(of_victim))
     assert lab.result(lab.send("add", 1, 2)) == 3
     lab.release(*of_victim)
