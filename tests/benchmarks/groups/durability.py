@@ -32,7 +32,7 @@ def _with_threads(contender: Contender, count: int) -> float:
     send, each = contender.send["noop"], count // THREADS or 1
 
     def work() -> None:
-        send()  # opens this thread's connection
+        send()  # once, so that all of them are under way
         start.wait()
         for _ in range(each):
             send()
